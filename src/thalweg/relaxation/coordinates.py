@@ -50,6 +50,18 @@ class FreeCoordinates(ABC):
         With `graph=True` both are differentiable to `rows` and to the potential's parameters.
         """
 
+    @abstractmethod
+    def mask(self, structures: Structures, rows: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return the field with zeros on what is fixed."""
+
+    @abstractmethod
+    def rigid_modes(self, structures: Structures) -> list[Float[Tensor, "modes rows 3"]]:
+        """Return groups of rigid motions that may be null for a potential, orthonormal within each structure.
+
+        The first group is translations; a second, rotations, is there if some structure is an isolated cluster.
+        A structure that cannot perform a motion (fixed atoms, periodic) has zeros there.
+        """
+
 
 @dataclass(frozen=True)
 class Positions(FreeCoordinates):
@@ -78,4 +90,39 @@ class Positions(FreeCoordinates):
     ) -> tuple[Float[Tensor, " structures"], Float[Tensor, "rows 3"]]:
         """Return energies (eV) and the forces (eV/Å) on free components."""
         prediction = potential(structures.with_positions(rows), edges=edges, graph=graph)
-        return prediction.energy, torch.where(structures.free, prediction.forces, 0.0)
+        return prediction.energy, self.mask(structures, prediction.forces)
+
+    def mask(self, structures: Structures, rows: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return the field with zeros on fixed components."""
+        return torch.where(structures.free, rows, 0.0)
+
+    def rigid_modes(self, structures: Structures) -> list[Float[Tensor, "modes rows 3"]]:
+        """Return three translations and, for isolated clusters, three rotations."""
+        x, owner = structures.positions.detach(), structures.owner
+        held = structures.total((~structures.free).to(x.dtype)) > 0  # structures 3
+        count = structures.counts.to(x.dtype)
+        unit = torch.eye(3, dtype=x.dtype, device=x.device)[:, None, :].expand(3, len(x), 3)  # modes rows 3
+        translations = unit * (~held / count.sqrt()[:, None])[owner][None]
+        groups = [translations]
+        isolated = ~structures.pbc.any(dim=1) & ~held.any(dim=1) & (structures.counts > 1)
+        if bool(isolated.any()):
+            centre = structures.total(x) / count[:, None]
+            arms = x - centre[owner]
+            turns = torch.stack([torch.linalg.cross(unit[k], arms) for k in range(3)])
+            groups.append(self._orthonormal(turns, structures) * isolated[owner][None, :, None])
+        return groups
+
+    @staticmethod
+    def _orthonormal(modes: Float[Tensor, "modes rows 3"], structures: Structures) -> Float[Tensor, "modes rows 3"]:
+        """Orthonormalise modes within each structure; one that depends on the others becomes zero."""
+        done: list[Tensor] = []
+        for mode in modes:
+            size = structures.total(mode.square().sum(dim=1)).sqrt()
+            for earlier in done:
+                share = structures.total((earlier * mode).sum(dim=1))
+                mode = mode - share[structures.owner, None] * earlier
+            left = structures.total(mode.square().sum(dim=1)).sqrt()
+            keep = left > 1e-6 * size
+            factor = torch.where(keep, 1.0 / torch.where(keep, left, 1.0), 0.0)
+            done.append(mode * factor[structures.owner, None])
+        return torch.stack(done)

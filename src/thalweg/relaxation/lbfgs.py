@@ -102,9 +102,7 @@ class LBFGS(Relaxer):
             torch.where(good, curvature, 1.0),
         )
         cross = _project(history_y, y, owner, n)
-        yy = _bordered(
-            state.by_structure["yy"][:, drop:, drop:], cross, cross, torch.where(good, square, 0.0)
-        )
+        yy = _bordered(state.by_structure["yy"][:, drop:, drop:], cross, cross, torch.where(good, square, 0.0))
         if self.scaled:
             gamma = torch.where(good, curvature / square, gamma)
         return State(
@@ -116,9 +114,7 @@ class LBFGS(Relaxer):
         )
 
 
-def _direction(
-    state: State, forces: Float[Tensor, "rows 3"], owner: Int[Tensor, " rows"]
-) -> Float[Tensor, "rows 3"]:
+def _direction(state: State, forces: Float[Tensor, "rows 3"], owner: Int[Tensor, " rows"]) -> Float[Tensor, "rows 3"]:
     """Return H F of each structure."""
     gamma, R, YY = (state.by_structure[name] for name in ("gamma", "sy", "yy"))
     S, Y = state.by_row["s"], state.by_row["y"]

@@ -136,9 +136,7 @@ class _Moving:
             row_index=torch.arange(len(rows), device=rows.device),
         )
 
-    def advance(
-        self, rows: Float[Tensor, "rows 3"], state: State, going: Bool[Tensor, " structures"]
-    ) -> _Moving:
+    def advance(self, rows: Float[Tensor, "rows 3"], state: State, going: Bool[Tensor, " structures"]) -> _Moving:
         """Return what goes on, at the next rows; `going` lies on the host."""
         if bool(going.all()):
             return _Moving(self.structures, rows, self.origin, self.owner, state, self.index, self.row_index)
@@ -217,17 +215,13 @@ def _judge(
     return verdict
 
 
-def _lost(
-    following: Float[Tensor, "rows 3"], batch: _Moving, max_displacement: float
-) -> Bool[Tensor, " structures"]:
+def _lost(following: Float[Tensor, "rows 3"], batch: _Moving, max_displacement: float) -> Bool[Tensor, " structures"]:
     """Return which structures would have a row that is not finite or too far from its start."""
     moved = largest_norm(following - batch.origin, batch.owner, len(batch.structures))
     return ~(moved <= max_displacement)  # NaN is lost as well
 
 
-def _overlapping(
-    structures: Structures, edges: Edges | None, min_distance: float
-) -> Bool[Tensor, " structures"]:
+def _overlapping(structures: Structures, edges: Edges | None, min_distance: float) -> Bool[Tensor, " structures"]:
     """Return which structures have a pair of atoms closer than `min_distance`."""
     count = torch.zeros(len(structures), dtype=torch.long, device=structures.device)
     if edges is None:

@@ -231,6 +231,7 @@ def _constraints(free: np.ndarray) -> list[FixAtoms | FixCartesian]:
     whole = fixed.all(axis=1)
     found: list[FixAtoms | FixCartesian] = [FixAtoms(np.flatnonzero(whole))] if whole.any() else []
     partial = fixed & ~whole[:, None]
-    for pattern in np.unique(partial[partial.any(axis=1)], axis=0):
+    patterns: np.ndarray = np.unique(partial[partial.any(axis=1)], axis=0)
+    for pattern in patterns:
         found.append(FixCartesian(np.flatnonzero((partial == pattern).all(axis=1)), mask=pattern))
     return found

@@ -1,0 +1,274 @@
+"""The adjoint of an equilibrium: from ∂L/∂X* to dL/dθ at flat memory.
+
+At X* with F_θ(X*) = 0 the implicit function theorem gives, with J = ∂F/∂X,
+
+    Jᵀ λ = −∂L/∂X*,      dL/dθ = λᵀ ∂F/∂θ
+
+Products Jᵀv are vector-Jacobian products of the forces at one fixed point: one graph, built once. A potential
+whose measured Jacobian is symmetric (J = −H) is solved by MINRES, any other by GMRES. Null modes (translations,
+rotations of isolated clusters) are tested, not assumed, and projected out of right-hand side and operator; fixed
+components never enter. Every structure gets its verdict: a residual above the limit or negative curvature
+(a saddle) takes it out of the gradient.
+
+Called by the implicit and split routes during backward.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thalweg.errors import SettingsError
+from thalweg.gradients.krylov import gmres, minres
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.coordinates import FreeCoordinates
+from thalweg.relaxation.relaxer import dot
+from thalweg.seeds import torch_stream
+from thalweg.structures.batch import Structures
+
+
+@dataclass(frozen=True)
+class AdjointSettings:
+    """How well the adjoint system is solved, and what is refused."""
+
+    tolerance: float = 1e-4
+    """Target of the relative residual."""
+    limit: float = 1e-2
+    """A structure whose true relative residual is above this takes no part."""
+    max_iterations: int = 200
+    """Most Jacobian products per structure."""
+    saddle: float = 3e-4
+    """Curvature below −saddle · (highest curvature) counts as negative; above the noise of float32 Lanczos."""
+    symmetric_below: float = 1e-3
+    """Measured asymmetry ‖J − Jᵀ‖ / 2‖J‖ below which J is solved as symmetric."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance <= self.limit:
+            raise SettingsError(
+                f"adjoint tolerance is {self.tolerance} and limit {self.limit}: "
+                "allowed is 0 < tolerance <= limit, e.g. 1e-4 and 1e-2"
+            )
+        if self.max_iterations < 1:
+            raise SettingsError(f"adjoint max_iterations is {self.max_iterations}: allowed is 1 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint:
+    """λ and what is known about it, per structure."""
+
+    solution: Float[Tensor, "rows 3"]
+    """λ; zero for structures that were refused."""
+    usable: Bool[Tensor, " structures"]
+    """Whether λ enters the gradient."""
+    reasons: tuple[str | None, ...]
+    """Why not, None where usable."""
+    iterations: Int[Tensor, " structures"]
+    """Jacobian products."""
+    residual: Float[Tensor, " structures"]
+    """True relative residual."""
+    lowest_curvature: Float[Tensor, " structures"]
+    """Lowest Ritz value of the Hessian, eV/Å²; NaN if J was not symmetric."""
+    asymmetry: Float[Tensor, " structures"]
+    """Measured ‖J − Jᵀ‖ / 2‖J‖."""
+
+
+class JacobianTransposed:
+    """The operator v → −P Jᵀ P v at fixed coordinates, P projecting out null modes and fixed components."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        structures: Structures,
+        coordinates: FreeCoordinates,
+        null: Float[Tensor, "modes rows 3"] | None = None,
+    ) -> None:
+        """Build the graph of the forces once.
+
+        Args:
+            potential: gives the forces.
+            structures: the structures at X*.
+            coordinates: what moves.
+            null: orthonormal null modes by structure; None for no projection.
+        """
+        self._potential = potential
+        self._structures = structures
+        self._coordinates = coordinates
+        self._null = null
+        self.owner = coordinates.owner(structures)
+        self.structures = len(structures)
+        with torch.enable_grad():
+            self.rows = coordinates.rows(structures).detach().requires_grad_()
+            _, self.forces = coordinates.evaluate(potential, structures, self.rows, graph=True)
+
+    def projecting(self, null: Float[Tensor, "modes rows 3"] | None) -> JacobianTransposed:
+        """Return the same operator, on the same graph, with null modes projected out."""
+        other = copy.copy(self)
+        other._null = null
+        return other
+
+    def transposed_product(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return Jᵀ v, unprojected, on free components."""
+        (product,) = torch.autograd.grad(self.forces, self.rows, vector, retain_graph=True)
+        return self._coordinates.mask(self._structures, product)
+
+    def project(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Remove null modes and fixed components."""
+        vector = self._coordinates.mask(self._structures, vector)
+        if self._null is not None:
+            for mode in self._null:
+                share = dot(mode, vector, self.owner, self.structures)
+                vector = vector - share[self.owner, None] * mode
+        return vector
+
+    def __call__(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return −P Jᵀ P v: the Hessian for a conservative potential."""
+        return -self.project(self.transposed_product(self.project(vector)))
+
+    def restrict(self, keep: Bool[Tensor, " structures"]) -> JacobianTransposed:
+        """Return the operator of the chosen structures alone."""
+        mine = keep[self.owner]
+        null = None if self._null is None else self._null[:, mine]
+        chosen = self._structures.select(keep.nonzero().squeeze(1))
+        return JacobianTransposed(self._potential, chosen, self._coordinates, null)
+
+
+def solve_adjoint(
+    potential: Potential,
+    structures: Structures,
+    right: Float[Tensor, "rows 3"],
+    *,
+    coordinates: FreeCoordinates,
+    settings: AdjointSettings,
+) -> Adjoint:
+    """Solve Jᵀ λ = −∂L/∂X* for a batch of relaxed structures.
+
+    Args:
+        potential: gives the forces.
+        structures: the structures at X*.
+        right: ∂L/∂X*, one row per free coordinate.
+        coordinates: what moves.
+        settings: tolerances and limits.
+    """
+    plain = JacobianTransposed(potential, structures, coordinates)
+    asymmetry = measure_asymmetry(plain, potential, structures, coordinates)
+    null = null_modes(plain, potential, structures, coordinates)
+    operator = plain.projecting(null)
+    right = operator.project(right)
+    symmetric = bool((asymmetry < settings.symmetric_below).all())
+    solver = minres if symmetric else gmres
+    solved = solver(operator, right, tolerance=settings.tolerance, max_iterations=settings.max_iterations)
+
+    n, owner = operator.structures, operator.owner
+    missing = right - operator(solved.solution)
+    norm = dot(right, right, owner, n).sqrt()
+    residual = dot(missing, missing, owner, n).sqrt() / torch.where(norm > 0, norm, 1.0)
+    saddle = solved.lowest_ritz < -settings.saddle * solved.highest_ritz.abs()
+    reasons: list[str | None] = []
+    for is_saddle, res in zip(saddle.tolist(), residual.tolist(), strict=True):
+        if is_saddle:
+            reasons.append("saddle")
+        elif not res <= settings.limit:
+            reasons.append("adjoint_unsolved")
+        else:
+            reasons.append(None)
+    usable = torch.tensor([r is None for r in reasons], device=right.device)
+    solution = torch.where(usable[owner, None], solved.solution, 0.0)
+    return Adjoint(
+        solution=solution,
+        usable=usable,
+        reasons=tuple(reasons),
+        iterations=solved.iterations,
+        residual=residual,
+        lowest_curvature=solved.lowest_ritz,
+        asymmetry=asymmetry,
+    )
+
+
+def parameter_gradient(
+    potential: Potential,
+    structures: Structures,
+    solution: Float[Tensor, "rows 3"],
+    coordinates: FreeCoordinates,
+    parameters: list[Tensor],
+) -> list[Tensor | None]:
+    """Return λᵀ ∂F/∂θ for each parameter, from one graph of the forces."""
+    with torch.enable_grad():
+        _, forces = coordinates.evaluate(potential, structures, coordinates.rows(structures).detach(), graph=True)
+    return list(torch.autograd.grad(forces, parameters, solution, allow_unused=True))
+
+
+def measure_asymmetry(
+    operator: JacobianTransposed,
+    potential: Potential,
+    structures: Structures,
+    coordinates: FreeCoordinates,
+    *,
+    step: float = 2e-3,
+) -> Float[Tensor, " structures"]:
+    """Return ‖(J − Jᵀ) v‖ / 2‖J v‖ for one random direction v per structure.
+
+    J v comes from central differences of the forces over ±`step` (Å per component), Jᵀ v from the graph. In
+    float32 the differences carry noise of about 1e-4.
+    """
+    rows = operator.rows.detach()
+    probe = _random_field(structures, coordinates, rows)
+    plus = coordinates.evaluate(potential, structures, rows + step * probe)[1]
+    minus = coordinates.evaluate(potential, structures, rows - step * probe)[1]
+    forward = (plus - minus) / (2 * step)
+    difference = forward - operator.transposed_product(probe)
+    n = operator.structures
+    top = dot(difference, difference, operator.owner, n).sqrt()
+    bottom = dot(forward, forward, operator.owner, n).sqrt()
+    return top / (2 * torch.where(bottom > 0, bottom, 1.0))
+
+
+def null_modes(
+    operator: JacobianTransposed,
+    potential: Potential,
+    structures: Structures,
+    coordinates: FreeCoordinates,
+    *,
+    tolerance: float = 1e-3,
+) -> Float[Tensor, "modes rows 3"] | None:
+    """Return orthonormal null modes of Jᵀ among translations and rotations, zero for structures without them.
+
+    Each group is tested with one random combination of its modes u: it is null if ‖Jᵀu‖ and ‖Ju‖ are below
+    `tolerance` times the largest curvature a random direction shows. A cell-blind potential fails the test and
+    keeps its modes. Rotations are tested only for isolated clusters (no periodic direction).
+    """
+    groups = coordinates.rigid_modes(structures)
+    rows, owner, n = operator.rows.detach(), operator.owner, operator.structures
+    probe = _random_field(structures, coordinates, rows)
+    unit = dot(probe, probe, owner, n).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
+    response = operator.transposed_product(probe)
+    typical = dot(response, response, owner, n).sqrt() / unit
+    found = []
+    for modes in groups:
+        mix = torch.einsum("m,mrc->rc", modes.new_tensor([1.0, 0.7, -0.4])[: len(modes)], modes)
+        size = dot(mix, mix, owner, n).sqrt()
+        left = operator.transposed_product(mix)
+        step = 2e-3 * rows.shape[0] ** 0.5 / max(n, 1) ** 0.5
+        plus = coordinates.evaluate(potential, structures, rows + step * mix)[1]
+        minus = coordinates.evaluate(potential, structures, rows - step * mix)[1]
+        right = (plus - minus) / (2 * step)
+        worst = torch.maximum(dot(left, left, owner, n).sqrt(), dot(right, right, owner, n).sqrt())
+        is_null = (size > 0) & (worst <= tolerance * typical * size)
+        if bool(is_null.any()):
+            found.append(modes * is_null[owner][None, :, None])
+    return torch.cat(found) if found else None
+
+
+def _random_field(
+    structures: Structures, coordinates: FreeCoordinates, rows: Float[Tensor, "rows 3"]
+) -> Float[Tensor, "rows 3"]:
+    """Return a random direction on free components that depends on each structure's name alone."""
+    counts = torch.bincount(coordinates.owner(structures), minlength=len(structures)).tolist()
+    blocks = [
+        torch.randn((count, 3), generator=torch_stream(0, "probe", name), dtype=torch.float64)
+        for count, name in zip(counts, structures.ids, strict=True)
+    ]
+    return coordinates.mask(structures, torch.cat(blocks).to(rows))

@@ -1,0 +1,119 @@
+"""Equilibrium: X* with its implicit gradient, at memory that does not depend on how X* was reached.
+
+Forward relaxes without a graph; backward solves the adjoint system at X* and writes what it found into the
+certificates. Structures that did not relax never enter the solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from thalweg.gradients.adjoint import Adjoint, AdjointSettings, parameter_gradient, solve_adjoint
+from thalweg.gradients.certificate import Certificate
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.coordinates import FreeCoordinates
+from thalweg.relaxation.path import Path
+from thalweg.structures.batch import Structures
+
+
+def attach_implicit(
+    potential: Potential,
+    relaxed: Structures,
+    certificates: list[Certificate],
+    *,
+    coordinates: FreeCoordinates,
+    settings: AdjointSettings,
+) -> Structures:
+    """Return the relaxed structures, differentiable to the parameters by the implicit function theorem.
+
+    Args:
+        potential: whose parameters receive the gradient.
+        relaxed: X*, found without a graph.
+        certificates: one per structure; backward fills in the adjoint's fields and refuses saddles.
+        coordinates: what moves.
+        settings: how well the adjoint is solved.
+    """
+    parameters = [p for p in potential.parameters() if p.requires_grad]
+    problem = _Problem(potential, relaxed.detach(), certificates, coordinates, settings)
+    rows = _Implicit.apply(problem, coordinates.rows(relaxed.detach()), *parameters)
+    return coordinates.place(relaxed, rows)
+
+
+def equilibrium_claim(potential: Potential, starts: Structures, path: Path) -> Callable[[], Structures]:
+    """Return a function that finds X* at the present parameters, beginning at X* of the parameters as they are now.
+
+    Beginning there keeps it in the same basin, which is what the implicit gradient differentiates.
+    """
+    here = path.run(potential, starts.detach()).structures.detach()
+    return lambda: path.run(potential, here, skip=path.steps).structures
+
+
+class _Problem:
+    """What backward needs besides tensors."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        relaxed: Structures,
+        certificates: list[Certificate],
+        coordinates: FreeCoordinates,
+        settings: AdjointSettings,
+    ) -> None:
+        self.potential = potential
+        self.relaxed = relaxed
+        self.certificates = certificates
+        self.coordinates = coordinates
+        self.settings = settings
+
+    def gradients(self, right: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
+        """Solve the adjoint for the structures that take part and want a gradient."""
+        owner = self.coordinates.owner(self.relaxed)
+        wanted = right.new_zeros(len(self.relaxed)).index_add(0, owner, right.abs().sum(dim=1)) > 0
+        inside = torch.tensor([c.took_part for c in self.certificates], device=right.device) & wanted
+        if not bool(inside.any()):
+            return [None] * len(parameters)
+        chosen = inside.nonzero().squeeze(1)
+        structures = self.relaxed.select(chosen)
+        adjoint = solve_adjoint(
+            self.potential,
+            structures,
+            right[inside[owner]],
+            coordinates=self.coordinates,
+            settings=self.settings,
+        )
+        self._certify(adjoint, chosen.tolist())
+        if not bool(adjoint.usable.any()):
+            return [None] * len(parameters)
+        rows = adjoint.usable[self.coordinates.owner(structures)]
+        sound = structures.select(adjoint.usable.nonzero().squeeze(1))
+        return parameter_gradient(self.potential, sound, adjoint.solution[rows], self.coordinates, parameters)
+
+    def _certify(self, adjoint: Adjoint, chosen: list[int]) -> None:
+        for k, index in enumerate(chosen):
+            certificate = self.certificates[index]
+            lowest = float(adjoint.lowest_curvature[k])
+            certificate.lowest_curvature = lowest if lowest == lowest else None  # NaN: not measured
+            certificate.adjoint_iterations = int(adjoint.iterations[k])
+            certificate.adjoint_residual = float(adjoint.residual[k])
+            certificate.asymmetry = float(adjoint.asymmetry[k])
+            reason = adjoint.reasons[k]
+            if reason is not None:
+                certificate.refuse(reason)
+
+
+class _Implicit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, problem: _Problem, rows: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.problem = problem
+        ctx.parameters = parameters
+        return rows.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.problem.gradients(gradient, list(ctx.parameters))

@@ -1,0 +1,60 @@
+"""The split: guidance first (which valley), equilibrium last (how deep).
+
+The first K updates are differentiated and give X_K. From X_K the same path goes on without a graph to X*, where
+the implicit gradient is taken. Only the short window costs memory; the long tail costs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from thalweg.gradients.adjoint import AdjointSettings
+from thalweg.gradients.certificate import begin
+from thalweg.gradients.equilibrium import attach_implicit, equilibrium_claim
+from thalweg.gradients.guidance import check_horizon, guide
+from thalweg.gradients.route import Differentiated, Route
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.path import Path
+from thalweg.structures.batch import Structures
+
+
+@dataclass(frozen=True)
+class Split(Route):
+    """Differentiate the first `horizon` updates and the fixed point; nothing in between."""
+
+    horizon: int = 20
+    """K, number of differentiated updates: the dial between memory and steering."""
+    recompute: bool = True
+    """Keep only the K states and rebuild each step's graph in backward: same bits, less memory."""
+    adjoint: AdjointSettings = field(default_factory=AdjointSettings)
+    """How the adjoint system is solved."""
+    kind: ClassVar[str] = "split"
+
+    def differentiate(self, potential: Potential, starts: Structures, path: Path) -> Differentiated:
+        """Return X_K and X*; see `Route.differentiate`."""
+        count = check_horizon(self.horizon, path)
+        guided, _ = guide(potential, starts, path, count, recompute=self.recompute)
+        relaxation = path.run(potential, guided.detach(), skip=count)
+        certificates = begin(relaxation, already=count)
+        equilibrium = attach_implicit(
+            potential,
+            relaxation.structures,
+            certificates,
+            coordinates=path.coordinates,
+            settings=self.adjoint,
+        )
+        return Differentiated(guided=guided, equilibrium=equilibrium, certificates=certificates)
+
+    def tightened(self, tolerance: float) -> Split:
+        """Return the route with a tighter adjoint; see `Route.tightened`."""
+        return replace(self, adjoint=replace(self.adjoint, tolerance=tolerance, max_iterations=2000))
+
+    def claims(self, potential: Potential, starts: Structures, path: Path) -> dict[str, Callable[[], Structures]]:
+        """X_K of the updates and X*; see `Route.claims`."""
+        count = check_horizon(self.horizon, path)
+        return {
+            "guided": lambda: guide(potential, starts, path, count, recompute=True)[0].detach(),
+            "equilibrium": equilibrium_claim(potential, starts, path),
+        }

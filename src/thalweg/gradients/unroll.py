@@ -1,0 +1,97 @@
+"""Differentiating K updates: the chain X_{t+1} = G_θ(X_t), kept whole or recomputed step by step.
+
+Plain unrolling keeps the graph of every step, so saved bytes grow with K times the activations of the potential.
+Recomputed unrolling keeps only the K states (3N numbers each) and rebuilds one step's graph at a time during
+backward:
+
+    v_K = ∂L/∂X_K,   v_t = (∂G_θ/∂X)ᵀ v_{t+1},   dL/dθ = Σ_t (∂G_θ/∂θ)ᵀ v_{t+1}   at X_t
+
+Both give the same bits: every step sees its own alias of the parameters, so gradients are summed step by step,
+last step first, in either case, and the recomputed forward pass uses the kernels of the differentiable one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.coordinates import FreeCoordinates
+from thalweg.relaxation.update import Descent
+from thalweg.structures.batch import Structures
+
+
+class Step(nn.Module):
+    """G_θ as a module: one update of a given batch of structures."""
+
+    def __init__(
+        self, potential: Potential, structures: Structures, update: Descent, coordinates: FreeCoordinates
+    ) -> None:
+        """Fix everything but the coordinates."""
+        super().__init__()
+        self.potential = potential
+        self.structures = structures
+        self.update = update
+        self.coordinates = coordinates
+
+    def forward(self, rows: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return G_θ(X), differentiable to X and to the parameters."""
+        _, forces = self.coordinates.evaluate(self.potential, self.structures, rows, graph=True)
+        return self.update.move(rows, forces)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that want gradients, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def unroll(step: Step, rows: Float[Tensor, "rows 3"], count: int, *, recompute: bool) -> Float[Tensor, "rows 3"]:
+    """Apply `count` updates and return coordinates (Å) differentiable to the parameters and to `rows`.
+
+    Args:
+        step: the update.
+        rows: coordinates of the start.
+        count: number of updates K.
+        recompute: keep only the states and rebuild each step's graph during backward.
+    """
+    learned = step.learned()
+    if recompute:
+        return _Recomputed.apply(step, count, rows, *learned.values())
+    for _ in range(count):
+        aliases = {name: p.view_as(p) for name, p in learned.items()}
+        rows = torch.func.functional_call(step, aliases, (rows,))
+    return rows
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: Step, count: int, rows: Tensor, *parameters: Tensor) -> Tensor:
+        states = [rows.detach()]
+        for _ in range(count):
+            with torch.enable_grad():  # the same kernels as the differentiable pass; the graph is dropped
+                states.append(step(states[-1]).detach())
+        ctx.step = step
+        ctx.parameters = parameters
+        ctx.save_for_backward(*states[:-1])
+        return states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        sums: list[Tensor | None] = [None] * len(ctx.parameters)
+        for state in reversed(ctx.saved_tensors):
+            with torch.enable_grad():
+                leaf = state.detach().requires_grad_()
+                moved = ctx.step(leaf)
+                gradient, *shares = torch.autograd.grad(moved, [leaf, *ctx.parameters], gradient, allow_unused=True)
+            sums = [_add(total, share) for total, share in zip(sums, shares, strict=True)]
+        return None, None, gradient, *sums
+
+
+def _add(total: Tensor | None, share: Tensor | None) -> Tensor | None:
+    if total is None or share is None:
+        return share if total is None else total
+    return total + share

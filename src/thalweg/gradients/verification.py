@@ -1,0 +1,177 @@
+"""`thalweg verify`: every route's gradient on the user's own potential and structures, against differences.
+
+Each route names the functions of θ whose derivatives it claims (`Route.claims`): X_K after K updates, X* where
+forces vanish. For a smooth scalar of each, the directional derivative from `backward()` must meet the plateau of
+central differences in float64. Structures that the route refuses (unconverged, saddle) are left out of the scalar
+and counted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from thalweg.gradients.differences import Comparison, compare
+from thalweg.gradients.route import Route
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.path import Path
+from thalweg.seeds import torch_stream
+from thalweg.structures.batch import Structures
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One route at one point (X_K or X*)."""
+
+    route: str
+    """Kind of the route."""
+    point: str
+    """`guided` (X_K) or `equilibrium` (X*)."""
+    structures: int
+    """Structures that entered the scalar."""
+    refused: tuple[str, ...]
+    """Reasons for those that did not."""
+    comparisons: tuple[Comparison, ...]
+    """One per direction in parameter space."""
+    asymmetry: float | None
+    """Largest measured asymmetry of the force Jacobian; None if the route does not measure it."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether at least one structure took part and every comparison passed."""
+        return self.structures > 0 and all(c.passed for c in self.comparisons)
+
+    @property
+    def worst(self) -> float:
+        """Largest relative error; NaN if some comparison found no plateau."""
+        return float(torch.tensor([c.relative_error for c in self.comparisons]).max()) if self.comparisons else 0.0
+
+
+def verify(
+    potential: Potential,
+    starts: Structures,
+    path: Path,
+    routes: Sequence[Route],
+    *,
+    directions: int = 2,
+    seed: int = 0,
+    relative: float = 1e-6,
+    fmax: float = 1e-11,
+) -> list[Verdict]:
+    """Check the gradients of routes against central differences.
+
+    Args:
+        potential: copied and used in float64.
+        starts: a few structures; small ones make it quick.
+        path: updates and finish; its tolerance is tightened to `fmax`.
+        routes: what to check; adjoint tolerances are tightened.
+        directions: random directions in parameter space.
+        seed: root seed of directions and scalars.
+        relative: bound on the relative error at the plateau.
+        fmax: tolerance of X*, eV/Å; differences of X* are only as good as this.
+    """
+    exact = copy.deepcopy(potential).double()
+    starts = starts.detach().to(dtype=torch.float64)
+    tight = replace(path, fmax=fmax, max_steps=max(path.max_steps, 2000))
+    verdicts = []
+    for route in routes:
+        verdicts.extend(_verify_route(exact, starts, tight, route.tightened(1e-11), directions, seed, relative))
+    return verdicts
+
+
+def _verify_route(
+    potential: Potential,
+    starts: Structures,
+    path: Path,
+    route: Route,
+    directions: int,
+    seed: int,
+    relative: float,
+) -> list[Verdict]:
+    parameters = [p for p in potential.parameters() if p.requires_grad]
+    verdicts = []
+    for point, value in route.claims(potential, starts, path).items():
+        result = route.differentiate(potential, starts, path)
+        reached = getattr(result, point)
+        counts = result.guidance_counts() if point == "guided" else result.equilibrium_counts()
+        scalar = _scalar(starts, counts, seed)
+        potential.zero_grad(set_to_none=True)
+        scalar(reached).backward()
+        refused_late = torch.tensor([c.took_part for c in result.certificates]) & counts.cpu()
+        if point == "equilibrium" and bool((refused_late != counts.cpu()).any()):
+            # backward refused a saddle: ask again with a scalar that leaves it out
+            scalar = _scalar(starts, refused_late, seed)
+            potential.zero_grad(set_to_none=True)
+            result = route.differentiate(potential, starts, path)
+            scalar(getattr(result, point)).backward()
+            counts = refused_late
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+        comparisons = tuple(
+            _compare(value, scalar, parameters, gradients, k, seed, relative) for k in range(directions)
+        )
+        asymmetries = [c.asymmetry for c in result.certificates if c.asymmetry is not None]
+        verdicts.append(
+            Verdict(
+                route=route.kind,
+                point=point,
+                structures=int(counts.sum()),
+                refused=tuple(
+                    c.reason or "not finite"
+                    for c, kept in zip(result.certificates, counts.tolist(), strict=True)
+                    if not kept
+                ),
+                comparisons=comparisons if int(counts.sum()) else (),
+                asymmetry=max(asymmetries, default=None),
+            )
+        )
+    return verdicts
+
+
+def _compare(
+    value: Callable[[], Structures],
+    scalar: Callable[[Structures], Tensor],
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    number: int,
+    seed: int,
+    relative: float,
+) -> Comparison:
+    stream = torch_stream(seed, "verify-direction", number)
+    direction = [
+        torch.randn(p.shape, generator=stream, dtype=torch.float64).to(p.device)
+        * p.detach().abs().mean().clamp_min(1e-3)
+        for p in parameters
+    ]
+    analytic = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+
+    def at_present() -> float:
+        with torch.no_grad():
+            return float(scalar(value()))
+
+    return compare(at_present, parameters, direction, analytic, relative=relative, absolute=0.0)
+
+
+def _scalar(
+    starts: Structures, counts: Bool[Tensor, " structures"], seed: int
+) -> Callable[[Structures], Float[Tensor, ""]]:
+    """Return a smooth, translation-free scalar of positions over the structures that count.
+
+    s = Σ c · u + ½ Σ |u|² with u the displacement from the start less its mean, c random.
+    """
+    stream = torch_stream(seed, "verify-scalar")
+    weights = torch.randn(starts.positions.shape, generator=stream, dtype=torch.float64).to(starts.positions)
+    inside = counts.to(starts.positions)[starts.owner]
+    count = starts.counts.to(starts.dtype)[:, None]
+
+    def scalar(structures: Structures) -> Tensor:
+        u = structures.positions - starts.positions
+        u = torch.where(inside[:, None] > 0, u, torch.zeros_like(u))
+        u = u - (starts.total(u) / count)[starts.owner]
+        return ((weights * u).sum(dim=1) + 0.5 * u.square().sum(dim=1)).mul(inside).sum()
+
+    return scalar

@@ -1,0 +1,146 @@
+"""Batched MINRES and GMRES against dense linear algebra, one system per structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from thalweg.gradients.krylov import gmres, minres
+
+
+@dataclass
+class Dense:
+    """One dense block per structure, counting the rows it multiplies."""
+
+    blocks: list[torch.Tensor]
+    work: list[int] = field(default_factory=list)
+
+    @property
+    def structures(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def owner(self) -> torch.Tensor:
+        sizes = torch.tensor([len(b) // 3 for b in self.blocks])
+        return torch.repeat_interleave(torch.arange(len(self.blocks)), sizes)
+
+    def __call__(self, vector: torch.Tensor) -> torch.Tensor:
+        self.work.append(len(vector))
+        parts = vector.split([len(b) // 3 for b in self.blocks])
+        return torch.cat([(b @ p.reshape(-1)).reshape(-1, 3) for b, p in zip(self.blocks, parts, strict=True)])
+
+    def restrict(self, keep: torch.Tensor) -> Dense:
+        return Dense([b for b, k in zip(self.blocks, keep.tolist(), strict=True) if k], self.work)
+
+
+def symmetric(rows: int, eigenvalues: torch.Tensor, seed: int) -> torch.Tensor:
+    q, _ = torch.linalg.qr(torch.randn(3 * rows, 3 * rows, dtype=torch.float64, generator=_stream(seed)))
+    return q @ torch.diag(eigenvalues) @ q.T
+
+
+def _stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _spectrum(rows: int, low: float, high: float) -> torch.Tensor:
+    return torch.linspace(low, high, 3 * rows, dtype=torch.float64)
+
+
+def _residual(operator: Dense, x: torch.Tensor, b: torch.Tensor) -> list[float]:
+    n = operator.structures
+    square = torch.zeros(n, dtype=torch.float64)
+    top = square.index_add(0, operator.owner, (operator(x) - b).square().sum(1)).sqrt()
+    return (top / square.index_add(0, operator.owner, b.square().sum(1)).sqrt()).tolist()
+
+
+def test_minres_equals_the_dense_solution_for_definite_and_indefinite_blocks_of_different_size():
+    spectra = [_spectrum(3, 0.5, 4), torch.cat([_spectrum(2, -3, -1), _spectrum(2, 0.5, 5)])]
+    operator = Dense([symmetric(3, spectra[0], 1), symmetric(4, spectra[1], 2)])
+    b = torch.randn(7, 3, dtype=torch.float64, generator=_stream(3))
+    solved = minres(operator, b, tolerance=1e-13, max_iterations=60)
+    exact = torch.cat(
+        [
+            torch.linalg.solve(operator.blocks[0], b[:3].reshape(-1)).reshape(-1, 3),
+            torch.linalg.solve(operator.blocks[1], b[3:].reshape(-1)).reshape(-1, 3),
+        ]
+    )
+    torch.testing.assert_close(solved.solution, exact, rtol=1e-10, atol=1e-11)
+
+
+def test_minres_gives_the_shortest_solution_of_a_singular_consistent_system():
+    spectrum = _spectrum(4, 1, 3)
+    spectrum[:3] = 0.0
+    operator = Dense([symmetric(4, spectrum, 5)])
+    b = operator(torch.randn(4, 3, dtype=torch.float64, generator=_stream(6)))
+    solved = minres(operator, b, tolerance=1e-12, max_iterations=60)
+    exact = (torch.linalg.pinv(operator.blocks[0], hermitian=True, rtol=1e-10) @ b.reshape(-1)).reshape(-1, 3)
+    torch.testing.assert_close(solved.solution, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_ritz_values_of_a_full_krylov_space_are_the_extreme_eigenvalues():
+    spectra = [_spectrum(2, 0.5, 7), torch.cat([_spectrum(1, -2, -1), _spectrum(2, 1, 3)])]
+    operator = Dense([symmetric(2, spectra[0], 7), symmetric(3, spectra[1], 8)])
+    b = torch.randn(5, 3, dtype=torch.float64, generator=_stream(9))
+    solved = minres(operator, b, tolerance=1e-14, max_iterations=9)
+    torch.testing.assert_close(solved.lowest_ritz, torch.tensor([0.5, -2.0], dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(solved.highest_ritz, torch.tensor([7.0, 3.0], dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_gmres_equals_the_dense_solution_for_blocks_that_are_not_symmetric():
+    blocks = [torch.randn(9, 9, dtype=torch.float64, generator=_stream(s)) + 4 * torch.eye(9) for s in (1, 2)]
+    operator = Dense(blocks)
+    b = torch.randn(6, 3, dtype=torch.float64, generator=_stream(3))
+    solved = gmres(operator, b, tolerance=1e-13, max_iterations=20)
+    exact = torch.cat(
+        [torch.linalg.solve(m, r.reshape(-1)).reshape(-1, 3) for m, r in zip(blocks, b.split(3), strict=True)]
+    )
+    torch.testing.assert_close(solved.solution, exact, rtol=1e-10, atol=1e-11)
+
+
+def test_minres_does_not_solve_a_system_that_is_not_symmetric():
+    """Negative control: the choice of solver matters."""
+    operator = Dense([torch.randn(9, 9, dtype=torch.float64, generator=_stream(1)) + 4 * torch.eye(9)])
+    b = torch.randn(3, 3, dtype=torch.float64, generator=_stream(3))
+    solved = minres(operator, b, tolerance=1e-13, max_iterations=30)
+    assert _residual(operator, solved.solution, b)[0] > 1e-3
+
+
+@pytest.mark.parametrize("solver", [minres, gmres])
+def test_a_structure_is_solved_alike_alone_and_in_company_and_costs_nothing_once_finished(solver):
+    easy = symmetric(4, torch.ones(12, dtype=torch.float64), 1)
+    hard = symmetric(4, _spectrum(4, 0.01, 5), 2)
+    b = torch.randn(12, 3, dtype=torch.float64, generator=_stream(3))
+    operator = Dense([easy, hard, easy])
+    together = solver(operator, b, tolerance=1e-10, max_iterations=40)
+    alone = solver(Dense([hard]), b[4:8], tolerance=1e-10, max_iterations=40)
+    torch.testing.assert_close(together.solution[4:8], alone.solution, rtol=1e-8, atol=1e-9)
+    assert together.iterations.tolist() == [1, int(alone.iterations), 1]
+    assert operator.work[:3] == [12, 4, 4]
+
+
+@pytest.mark.parametrize("solver", [minres, gmres])
+def test_a_zero_right_hand_side_gives_zero_and_costs_nothing(solver):
+    operator = Dense([symmetric(2, _spectrum(2, 1, 2), 1)])
+    solved = solver(operator, torch.zeros(2, 3, dtype=torch.float64), tolerance=1e-10, max_iterations=5)
+    assert torch.equal(solved.solution, torch.zeros(2, 3, dtype=torch.float64))
+    assert solved.iterations.tolist() == [0]
+
+
+@pytest.mark.parametrize("solver", [minres, gmres])
+def test_a_tiny_right_hand_side_is_solved_as_well_as_a_large_one(solver):
+    block = symmetric(3, _spectrum(3, 0.5, 4), 4).float()
+    b = torch.randn(3, 3, generator=_stream(5))
+    large = solver(Dense([block]), b, tolerance=1e-5, max_iterations=30).solution
+    tiny = solver(Dense([block]), b * 1e-18, tolerance=1e-5, max_iterations=30).solution
+    torch.testing.assert_close(tiny * 1e18, large, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [minres, gmres])
+def test_running_out_of_iterations_leaves_a_residual_that_shows_it(solver):
+    operator = Dense([symmetric(6, _spectrum(6, 1e-4, 5), 2)])
+    b = torch.randn(6, 3, dtype=torch.float64, generator=_stream(3))
+    solved = solver(operator, b, tolerance=1e-12, max_iterations=3)
+    assert solved.iterations.tolist() == [3]
+    assert _residual(operator, solved.solution, b)[0] > 1e-3
