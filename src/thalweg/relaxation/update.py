@@ -35,9 +35,7 @@ class Descent(Relaxer):
         if not self.cap > 0:
             raise SettingsError(f"cap is {self.cap}: allowed is a largest displacement above 0 Å, e.g. 0.2")
 
-    def move(
-        self, rows: Float[Tensor, "rows 3"], forces: Float[Tensor, "rows 3"]
-    ) -> Float[Tensor, "rows 3"]:
+    def move(self, rows: Float[Tensor, "rows 3"], forces: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Return G_θ(X) from X and F_θ(X); differentiable in both."""
         d = self.alpha * forces
         square = d.square().sum(dim=1, keepdim=True)
