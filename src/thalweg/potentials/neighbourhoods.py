@@ -1,9 +1,9 @@
-"""Neighbourhoods: the edges of a batch laid out as one row of slots per atom, for products instead of scatters.
+"""Neighbourhoods: the edges of a batch as one row of slots per atom, for products instead of scatters.
 
 An atom with fewer neighbours than the fullest one has empty slots. An empty slot points at the atom itself,
 displaced to the cutoff, where every radial function and its first three derivatives vanish: it adds exactly
-nothing, and no mask is needed downstream. Message-passing potentials sum over slots by matrix products, which is
-faster than adding edge by edge and is differentiated by matrix products again.
+nothing, and no mask is needed downstream. Message-passing potentials sum over slots by matrix products, which
+is faster than adding edge by edge and is differentiated by matrix products again.
 """
 
 from __future__ import annotations

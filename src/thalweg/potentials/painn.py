@@ -2,19 +2,20 @@
 
 Every atom i carries scalars s_i (C channels) and vectors v_i (3 × C). One layer is a message
 
-    Δs_i = m Σ_j W^s(d_ij) ∘ φ^s_j
-    Δv_i = m Σ_j [ W^r(d_ij) ∘ φ^r_j r̂_ij + W^v(d_ij) ∘ φ^v_j ∘ v_j ],   φ_j = Q σ(P s_j + p),   m = 1/sqrt(n̄)
+    Δs_i = n̄⁻¹ Σ_j W^s(d_ij) ∘ φ^s_j
+    Δv_i = n̄^-½ Σ_j [ W^r(d_ij) ∘ φ^r_j r̂_ij + W^v(d_ij) ∘ φ^v_j ∘ v_j ],   φ_j = Q σ(P s_j + p)
 
 with filters W(d) = Σ_k R_k(d) w_k, and an update
 
     Δs_i = a^ss + a^sv ∘ Σ_xyz (U v_i) ∘ (V v_i),   Δv_i = a^vv ∘ U v_i,   a = MLP(s_i, ‖V v_i‖)
 
-E = Σ_i [scale · MLP(s_i) + shift_{z_i}]. Source: Schütt, Unke, Gastegger 2021, eqs. 7 to 10; departures: filters have
-no bias, Q has none, ‖x‖ is sqrt(1 + |x|²) − 1 (smooth at zero), messages are divided by sqrt(n̄).
+E = Σ_i [scale · MLP(s_i) + shift_{z_i}]. Source: Schütt, Unke, Gastegger 2021, eqs. 7 to 10; departures: filters
+and Q have no bias, ‖x‖ is sqrt(1 + |x|²) − 1 (smooth at zero), and sums are divided by the typical number of
+neighbours n̄ (scalars, which add up) or its root (vectors, which partly cancel).
 
 The sums are reordered, which changes nothing but the time: Σ_j W_kc R_k(d_ij) Q_cb h_jb is taken as
 Σ_kb [W_kc Q_cb] [Σ_j R_k(d_ij) h_jb], one batched product over the slots of an atom and one plain product, so
-that no tensor of pairs × channels × 3 filters exists. In the first layer h is the species (one-hot) and v is zero.
+that no tensor of pairs × channels × 3 filters exists. In the first layer h is the species (one-hot), v is zero.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
+_SILU_GAIN = 1.7
+"""Restores unit variance after SiLU of a unit normal: 1/sqrt(E[σ(x)²]) = 1.68."""
+_GATE_GAIN = 0.7
+"""Lower for the gates: at unit gain the products of an update grew from layer to layer (scalars of 1.5, 3.5 and
+350 in one draw of three layers); with this they stay between 1 and 3."""
+
 
 class PaiNNSettings(BaseModel):
     """The values that fix a PaiNN and its initial parameters."""
@@ -57,7 +64,7 @@ class PaiNNSettings(BaseModel):
     radial_functions: int = Field(default=8, ge=1)
     """Number of radial functions."""
     average_neighbours: float = Field(default=16.0, gt=0, allow_inf_nan=False)
-    """n̄, the typical number of neighbours; sums over neighbours are divided by its root."""
+    """n̄, the typical number of neighbours, by which sums over neighbours are normalised."""
     seed: int = 0
     """Root seed of the initial parameters."""
 
@@ -88,10 +95,12 @@ class Linear(nn.Module):
 class Perceptron(nn.Module):
     """Two linear maps with SiLU between them."""
 
-    def __init__(self, rows: int, hidden: int, columns: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, rows: int, hidden: int, columns: int, generator: torch.Generator, *, gain: float = _SILU_GAIN
+    ) -> None:
         super().__init__()
         self.inner = Linear(rows, hidden, generator)
-        self.outer = Linear(hidden, columns, generator, gain=_SILU_GAIN)
+        self.outer = Linear(hidden, columns, generator, gain=gain)
 
     def forward(self, x: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch columns"]:
         """Return B σ(A x + a) + b."""
@@ -103,11 +112,18 @@ class Message(nn.Module):
     """Sums over neighbours; `width` is C, or the number of species in the first layer (`first`)."""
 
     def __init__(
-        self, width: int, channels: int, radial: int, generator: torch.Generator, *, first: bool, norm: float
+        self,
+        width: int,
+        channels: int,
+        radial: int,
+        generator: torch.Generator,
+        *,
+        first: bool,
+        neighbours: float,
     ) -> None:
         super().__init__()
         parts = 2 if first else 3  # filters of s, r and, where there are vectors to send, v
-        self.norm = norm
+        self.neighbours = neighbours
         self.hidden = None if first else Linear(channels, width, generator)
         gain = 1.0 if first else _SILU_GAIN / math.sqrt(width)
         self.mix = _normal(generator, parts, width, channels, scale=gain)
@@ -120,20 +136,21 @@ class Message(nn.Module):
         geometry: tuple[Float[Tensor, "atoms radial slots"], Float[Tensor, "atoms radial3 slots"]],
         around: Neighbourhoods,
     ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
-        """Return Δs and Δv from the scalars (in the first layer the one-hot species) and vectors of all atoms."""
+        """Return Δs and Δv from the scalars (in the first layer one-hot species) and vectors of all atoms."""
         _, radial, channels = self.filters.shape
-        atoms = len(s)
+        atoms, (scalar, directed) = len(s), geometry
         h = s if self.hidden is None else silu(self.hidden(s))
+        filters = self.filters / math.sqrt(self.neighbours)
         # W_kc Q_cb of the s and r filters, laid out as (k, b) × c
-        weights = (self.norm * self.filters[:2].unsqueeze(2) * self.mix[:2].unsqueeze(1)).flatten(1, 2)
-        scalar, directed = geometry
+        weights = (filters[:2].unsqueeze(2) * self.mix[:2].unsqueeze(1)).flatten(1, 2)
         sent = around.gather(h)
         ds = (scalar @ sent).view(atoms, -1) @ weights[0]  # product: atoms, radial, width
+        ds = ds / math.sqrt(self.neighbours)
         dv = (directed @ sent).view(atoms, 3, -1) @ weights[1]  # product: atoms, 3 radial, width
         if v is not None:
             u = (h @ self.mix[2]).unsqueeze(1) * v
             carried = (scalar @ around.gather(u.flatten(1))).view(atoms, radial, 3, channels)
-            dv = dv + (carried * (self.norm * self.filters[2]).unsqueeze(1)).sum(dim=1)
+            dv = dv + (carried * filters[2].unsqueeze(1)).sum(dim=1)
         return ds, dv
 
 
@@ -144,7 +161,8 @@ class Update(nn.Module):
         super().__init__()
         self.last = last
         self.mix = Linear(channels, 2 * channels, generator, bias=False)
-        self.gates = Perceptron(2 * channels, channels, (2 if last else 3) * channels, generator)
+        gates = (2 if last else 3) * channels
+        self.gates = Perceptron(2 * channels, channels, gates, generator, gain=_GATE_GAIN)
 
     def forward(
         self, s: Float[Tensor, "atoms channels"], v: Float[Tensor, "atoms 3 channels"]
@@ -171,12 +189,12 @@ class PaiNN(ConservativePotential):
         self.species = settings.species
         self.cutoff = settings.cutoff
         c, k, z = settings.channels, settings.radial_functions, len(settings.species)
-        norm = 1.0 / math.sqrt(settings.average_neighbours)
         generator = torch_stream(settings.seed, "painn parameters")
         self.radial = RadialBasis(settings.radial, settings.cutoff, k)
         self.embedding = _normal(generator, z, c)
         self.messages = nn.ModuleList(
-            Message(c if n else z, c, k, generator, first=n == 0, norm=norm) for n in range(settings.layers)
+            Message(c if n else z, c, k, generator, first=n == 0, neighbours=settings.average_neighbours)
+            for n in range(settings.layers)
         )
         self.updates = nn.ModuleList(
             Update(c, generator, last=n == settings.layers - 1) for n in range(settings.layers)
@@ -210,7 +228,9 @@ class PaiNN(ConservativePotential):
         """
         missing = [chemical_symbols[z] for z in self.species if z not in reference.shift]
         if missing:
-            raise PotentialError(f"the reference has no shift for {', '.join(missing)}: fit it to structures with them")
+            raise PotentialError(
+                f"the reference has no shift for {', '.join(missing)}: fit it to structures with them"
+            )
         shift = [reference.shift[z] for z in self.species]
         if not all(math.isfinite(value) for value in shift):
             raise PotentialError(f"shifts are {shift} eV: allowed are finite energies")
@@ -253,10 +273,6 @@ class PaiNN(ConservativePotential):
                 f"convert one with .to(dtype=...)"
             )
         self.check(structures)
-
-
-_SILU_GAIN = 1.7
-"""Restores unit variance after SiLU of a unit normal: 1/sqrt(E[σ(x)²]) = 1.68."""
 
 
 def _normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> nn.Parameter:

@@ -6,8 +6,8 @@
     Gaussian basis    b_n(d) = exp(−(d − μ_n)² / 2σ²)                       μ_n even on [0, r_c]
 
 The cutoff has a fourfold zero at r_c, so energy, forces and two further derivatives go to zero there; the
-polynomial in wide use has a threefold zero, whose third derivative jumps. Near the atom 1 − f ~ dᵖ. Every function
-works on a tensor of any shape; a basis puts its own axis first, so that the long axis of pairs is contiguous.
+polynomial in wide use has a threefold zero, whose third derivative jumps. Near the atom 1 − f ~ dᵖ. Every
+function takes any shape; a basis puts its own axis first, so that the long axis of pairs is contiguous.
 Called by message-passing potentials through `RadialBasis`, which is basis times cutoff.
 """
 
@@ -30,7 +30,7 @@ RadialKind = Literal["bessel", "gaussian"]
 
 
 def softened_length(
-    vectors: Float[Tensor, "components *pairs"], softening: float = SOFTENING
+    vectors: Float[Tensor, " components *pairs"], softening: float = SOFTENING
 ) -> Float[Tensor, " *pairs"]:
     """Return sqrt(|r|² + ε²) over the first axis (Å): a length whose derivatives are finite at r = 0.
 
@@ -64,7 +64,7 @@ def smooth_cutoff(
 
 def bessel_basis(
     distance: Float[Tensor, " *pairs"], cutoff: float, count: int
-) -> Float[Tensor, "count *pairs"]:
+) -> Float[Tensor, " count *pairs"]:
     """Return b_n(d) = sqrt(2/r_c) sin(nπd/r_c)/d for n = 1 … count: orthonormal on the ball of radius r_c.
 
     Args:
@@ -81,7 +81,7 @@ def bessel_basis(
 
 def gaussian_basis(
     distance: Float[Tensor, " *pairs"], cutoff: float, count: int
-) -> Float[Tensor, "count *pairs"]:
+) -> Float[Tensor, " count *pairs"]:
     """Return exp(−(d−μ_n)²/2σ²), μ_n even on [0, r_c], σ their spacing (r_c for a single function).
 
     Args:
@@ -100,7 +100,11 @@ _BASES = {"bessel": bessel_basis, "gaussian": gaussian_basis}
 
 
 class RadialBasis(nn.Module):
-    """Basis times cutoff, R_n(d) = b_n(d) f(d), without parameters."""
+    """Basis times cutoff, R_n(d) = N b_n(d) f(d), without parameters.
+
+    N is such that Σ_n R_n² is 1 in the mean over the ball of radius r_c: a filter with unit normal weights
+    then has unit variance over evenly spread neighbours, whatever the basis, cutoff and number of functions.
+    """
 
     def __init__(self, kind: RadialKind, cutoff: float, count: int, order: int = 6) -> None:
         """Choose the functions.
@@ -123,8 +127,12 @@ class RadialBasis(nn.Module):
         if not 0.0 < cutoff < math.inf:
             raise PotentialError(f"radial basis: cutoff is {cutoff} Å, allowed is a length above 0, e.g. 5.0")
         self.kind, self.cutoff, self.count, self.order = kind, cutoff, count, order
+        self.norm = 1.0
+        x = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000.0  # midpoints, weight 3x² of the shell
+        square = self.forward(cutoff * x).square().sum(dim=0)
+        self.norm = float((3.0 * x.square() * square).mean().rsqrt())
 
-    def forward(self, distance: Float[Tensor, " *pairs"]) -> Float[Tensor, "count *pairs"]:
+    def forward(self, distance: Float[Tensor, " *pairs"]) -> Float[Tensor, " count *pairs"]:
         """Return R_n(d) for distances above 0 (Å)."""
         basis = _BASES[self.kind](distance, self.cutoff, self.count)
-        return basis * smooth_cutoff(distance, self.cutoff, self.order)
+        return basis * (self.norm * smooth_cutoff(distance, self.cutoff, self.order))

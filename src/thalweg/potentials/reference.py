@@ -1,7 +1,7 @@
 """The energy reference of a potential: one shift per species and one scale, fitted to labelled structures.
 
 A network that predicts numbers of order one learns the rest of E = Σ_i (scale · ε_i + shift_{z_i}): the shifts
-carry the energies of the elements (least squares on the compositions), the scale is the root mean square force.
+carry the energies of the elements (least squares on compositions), the scale is the root mean square force.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Reference:
     shift: dict[int, float]
     """Energy of an atom of each element (atomic number), eV."""
     scale: float
-    """Root mean square of the force components, eV/Å; used in eV, for a network whose lengths are near 1 Å."""
+    """Root mean square of the force components, eV/Å; taken in eV, since lengths are near 1 Å."""
 
 
 def fit_reference(
@@ -45,11 +45,13 @@ def fit_reference(
     """
     if energy.shape != (len(structures),) or forces.shape != structures.positions.shape:
         raise StructureError(
-            f"labels have shapes {tuple(energy.shape)} and {tuple(forces.shape)}: needed are one energy for each of "
-            f"{len(structures)} structures and three forces for each of {len(structures.positions)} atoms"
+            f"labels have shapes {tuple(energy.shape)} and {tuple(forces.shape)}: needed are one energy for each "
+            f"of {len(structures)} structures and three forces for each of {len(structures.positions)} atoms"
         )
     if not (energy.isfinite().all() and forces.isfinite().all()):
-        raise StructureError("energies or forces are not finite: remove those structures before fitting a reference")
+        raise StructureError(
+            "energies or forces are not finite: remove those structures before fitting a reference"
+        )
     species = torch.unique(structures.numbers)
     one_hot = (structures.numbers[:, None] == species).double()
     composition = structures.total(one_hot)
