@@ -11,9 +11,11 @@ from ase.build import bulk
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from tests import runtime_types
+
 if "thalweg" in sys.modules:
     raise pytest.UsageError("thalweg was imported before conftest: its types would go unchecked")
-install_import_hook("thalweg", "runtime_types.check")
+install_import_hook("thalweg", f"{runtime_types.__name__}.check")
 
 from thalweg.seeds import numpy_stream  # noqa: E402  (the hook must come first)
 from thalweg.structures.batch import Structures  # noqa: E402
