@@ -1,4 +1,4 @@
-"""The rules of the house as functions: each takes a folder of sources and returns what breaks the rule, a line each.
+"""The rules of the house as functions: each takes a folder and returns what breaks the rule there, a line each.
 
 They parse and never import, so they hold for modules that no test loads. `test_house.py` runs them on the
 package and, each one, on a made-up tree that it must reject.
@@ -41,7 +41,7 @@ def modules(package: Path) -> dict[str, ast.Module]:
 
 
 def layer(module: str) -> int | None:
-    """Return the height of a module in `ORDER`, 0 for the package itself, None if the order does not know it."""
+    """Return the height of a module in `ORDER`, 0 for the package itself, None for a part it does not know."""
     parts = module.split(".")
     if len(parts) == 1:
         return 0
@@ -151,9 +151,12 @@ def size_faults(package: Path, *, file_lines: int, function_lines: int) -> list[
         length = len(source.splitlines())
         if length > file_lines:
             faults.append(f"{path.name} has {length} lines, allowed are {file_lines}: one idea each")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, Function) and (size := _body_lines(node)) > function_lines:
-                faults.append(f"{path.name}: {node.name} has {size} lines, allowed are {function_lines}")
+        functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)]
+        faults += [
+            f"{path.name}: {node.name} has {_body_lines(node)} lines, allowed are {function_lines}"
+            for node in functions
+            if _body_lines(node) > function_lines
+        ]
     return faults
 
 
