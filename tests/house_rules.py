@@ -1,4 +1,4 @@
-"""The rules of the house as functions: each takes a folder and returns what breaks the rule there, a line each.
+"""The rules of the house as functions: each takes a folder and returns what breaks it there, a line each.
 
 They parse and never import, so they hold for modules that no test loads. `test_house.py` runs them on the
 package and, each one, on a made-up tree that it must reject.
@@ -41,7 +41,7 @@ def modules(package: Path) -> dict[str, ast.Module]:
 
 
 def layer(module: str) -> int | None:
-    """Return the height of a module in `ORDER`, 0 for the package itself, None for a part it does not know."""
+    """Return the height of a module in `ORDER`, 0 for the package itself, None for an unknown part."""
     parts = module.split(".")
     if len(parts) == 1:
         return 0

@@ -1,4 +1,4 @@
-"""The house keeps its rules: direction of imports, documented names, short files, light commands, true documents.
+"""The house keeps its rules: imports, documented names, short files, light commands, true documents.
 
 Every rule is also run on a made-up tree that breaks it, and must object there.
 """
@@ -276,7 +276,7 @@ def test_the_thalweg_commands_of_the_documents_exist(document: Path) -> None:
 
 
 def test_a_command_that_does_not_exist_is_found_in_code_and_not_in_prose() -> None:
-    text = "make sure of `make test` and `make tea`\n\n```\n$ make coffee  # and\nmake demo\n```\n`run make soup`\n"
+    text = "make sure of `make test` and `make tea`\n\n```\n$ make coffee  # and\nmake demo\n```\n"
     assert strange_commands(text, "make", make_targets()) == {"tea", "coffee"}
 
 
@@ -305,7 +305,7 @@ def command_paths() -> Iterator[tuple[str, ...]]:
 
 
 def help_faults(path: tuple[str, ...], page: str) -> list[str]:
-    """Return what is wrong with the help page of a command: too long for a screen, or no example of its use."""
+    """Return what is wrong with a command's help page: too long for a screen, or no example."""
     lines = page.splitlines()
     usage = " ".join(["thalweg", *path])
     faults = [f"{usage}: {len(lines)} lines, allowed are 40"] if len(lines) > 40 else []
