@@ -30,9 +30,7 @@ SEED = 2718
 def rattled(atoms: Atoms, name: str, amplitude: float) -> Atoms:
     """Return a copy with every coordinate moved by a normal deviate (Å) drawn from the stream of `name`."""
     moved = atoms.copy()
-    moved.positions += amplitude * numpy_stream(SEED, "test fixtures", name).standard_normal(
-        atoms.positions.shape
-    )
+    moved.positions += amplitude * numpy_stream(SEED, "test fixtures", name).standard_normal(atoms.positions.shape)
     moved.info["id"] = name
     return moved
 

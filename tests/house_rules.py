@@ -57,9 +57,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
             base = "." * node.level + (node.module or "")
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (
-                a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
-            )
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
 
 
 def import_faults(package: Path) -> list[str]:
@@ -133,9 +131,7 @@ def documented_arguments(docstring: str) -> set[str]:
 def parameters(node: Function | ast.ClassDef) -> set[str]:
     """Return the parameters of a function, or of a class's `__init__` and annotated fields."""
     if isinstance(node, ast.ClassDef):
-        fields = {
-            s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
-        }
+        fields = {s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)}
         makers = [s for s in node.body if isinstance(s, Function) and s.name == "__init__"]
         return fields.union(*(parameters(m) for m in makers))
     a = node.args
@@ -188,16 +184,9 @@ def foreign_paths(root: Path) -> list[str]:
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
         skipped = _GENERATED & set(parts) or any(p.startswith(".") and p != ".ci" for p in parts)
-        if (
-            skipped
-            or not path.is_file()
-            or path.suffix not in _TEXT
-            or path.parent.name.endswith(".egg-info")
-        ):
+        if skipped or not path.is_file() or path.suffix not in _TEXT or path.parent.name.endswith(".egg-info"):
             continue
-        for number, line in enumerate(
-            path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
-        ):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
             if _FOREIGN.search(line):
                 faults.append(f"{path.relative_to(root)}:{number}: {line.strip()[:80]}")
     return faults

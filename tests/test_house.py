@@ -34,9 +34,7 @@ HEAVY = {"torch", "lightning", "plotly", "chemiscope", "scipy", "ase", "rich"}
 IMPORT_NAMES = {"pyyaml": "yaml"}
 """Distributions whose module has another name."""
 
-needs_cli = pytest.mark.skipif(
-    not (PACKAGE / "cli.py").exists(), reason="the command line is not written yet"
-)
+needs_cli = pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="the command line is not written yet")
 needs_routes = pytest.mark.skipif(
     not (PACKAGE / "gradients" / "split.py").exists(), reason="the routes are not written yet"
 )
@@ -105,9 +103,7 @@ def test_imports_of_reports_and_cli_are_found_wherever_they_come_from(tmp_path: 
         ({"__init__": "from toy.structures.a import A", "structures__a": ""}, "lies above it"),
     ],
 )
-def test_imports_in_a_circle_or_out_of_order_are_found(
-    tmp_path: Path, files: dict[str, str], complaint: str
-) -> None:
+def test_imports_in_a_circle_or_out_of_order_are_found(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
     faults = rules.import_faults(toy(tmp_path, **files))
     assert len(faults) == 1
     assert complaint in faults[0]
@@ -178,9 +174,7 @@ def test_no_path_of_a_machine_stands_in_the_tree() -> None:
     assert rules.foreign_paths(ROOT) == []
 
 
-@pytest.mark.parametrize(
-    "line", ["x = '{}work/data'", "see {}home/me/x", "`{}root/.cache`", "file:{}Users/me"]
-)
+@pytest.mark.parametrize("line", ["x = '{}work/data'", "see {}home/me/x", "`{}root/.cache`", "file:{}Users/me"])
 def test_paths_of_a_machine_are_found(tmp_path: Path, line: str) -> None:
     (tmp_path / "notes.md").write_text("fine: https://example.org/home/x and a/root/b\n" + line.format("/"))
     assert [fault.split(":")[:2] for fault in rules.foreign_paths(tmp_path)] == [["notes.md", "2"]]
@@ -198,9 +192,7 @@ def declared(groups: tuple[str, ...] = ("dev", "docs")) -> set[str]:
 
 def undeclared(package: Path, names: set[str]) -> set[str]:
     """Return the top-level modules imported below `package` that neither Python nor the names provide."""
-    provided = (
-        {IMPORT_NAMES.get(name, name) for name in names} | set(sys.stdlib_module_names) | {package.name}
-    )
+    provided = {IMPORT_NAMES.get(name, name) for name in names} | set(sys.stdlib_module_names) | {package.name}
     found = {w.split(".")[0] for tree in rules.modules(package).values() for w in rules.imported(tree)}
     return found - provided
 

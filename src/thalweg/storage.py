@@ -130,8 +130,6 @@ def _ends_inside_a_line(handle: int) -> bool:
 
 def _output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     if isinstance(error, FileExistsError):
-        return OutputError(
-            f"{os.fspath(path)} exists and is not overwritten: choose another name or allow overwriting"
-        )
+        return OutputError(f"{os.fspath(path)} exists and is not overwritten: choose another name or allow overwriting")
     reason = _ADVICE.get(error.errno or 0, error.strerror or type(error).__name__)
     return OutputError(f"cannot write {os.fspath(path)}: {reason}")

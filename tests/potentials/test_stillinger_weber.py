@@ -73,9 +73,7 @@ def test_energy_forces_and_stress_are_those_of_matscipy(silicon: StillingerWeber
         atoms.calc = Manybody(**reference.StillingerWeber(reference.Stillinger_Weber_PRB_31_5262_Si))
         forces, stress = atoms.get_forces(), atoms.get_stress(voigt=False)
         assert ours.energy[k].item() == pytest.approx(atoms.get_potential_energy(), rel=1e-11)
-        assert ours.forces[64 * k : 64 * (k + 1)].numpy() == pytest.approx(
-            forces, abs=1e-9 * abs(forces).max()
-        )
+        assert ours.forces[64 * k : 64 * (k + 1)].numpy() == pytest.approx(forces, abs=1e-9 * abs(forces).max())
         assert ours.stress is not None
         assert ours.stress[k].numpy() == pytest.approx(stress, abs=1e-9 * abs(stress).max())
 
@@ -120,9 +118,7 @@ def strained_stress(silicon: StillingerWeber, strain: torch.Tensor, relaxed: boo
 
     for _ in range(6 if relaxed else 0):
         gradient = torch.func.grad(energy)(second)
-        second = (
-            second - torch.linalg.solve(torch.func.jacrev(torch.func.grad(energy))(second), gradient)
-        ).detach()
+        second = (second - torch.linalg.solve(torch.func.jacrev(torch.func.grad(energy))(second), gradient)).detach()
     moved = cell.with_positions(torch.stack([first[0], first[1] + second]))
     stress = silicon(moved, edges=edges, stress=True).stress
     assert stress is not None
@@ -131,9 +127,7 @@ def strained_stress(silicon: StillingerWeber, strain: torch.Tensor, relaxed: boo
 
 # Cowley (Phys. Rev. Lett. 60, 2379 (1988)) has 117.2 GPa for the energy scale 2.315 eV; ours is 2.1683 eV
 @pytest.mark.parametrize(("relaxed", "c44"), [(True, 56.4), (False, 117.2 * 2.1683 / 2.315)])
-def test_silicon_has_its_published_elastic_constants(
-    silicon: StillingerWeber, relaxed: bool, c44: float
-) -> None:
+def test_silicon_has_its_published_elastic_constants(silicon: StillingerWeber, relaxed: bool, c44: float) -> None:
     step = 1e-4
     stretch, shear = torch.zeros(2, 3, 3, dtype=torch.float64)
     stretch[0, 0], shear[1, 2], shear[2, 1] = step, step / 2, step / 2
@@ -208,9 +202,7 @@ def test_a_structure_has_the_same_energy_alone_and_in_a_batch(silicon: Stillinge
 def test_derivatives_of_a_trimer_go_to_zero_at_the_cutoff_to_third_order(dtype: torch.dtype) -> None:
     potential = StillingerWeber.from_published("Si", dtype=dtype)
     rc = potential.cutoff
-    cluster = Structures.from_atoms(
-        Atoms("Si3", positions=[[0, 0, 0], [0, 2.4, 0], [2.4, 0, 0]]), dtype=dtype
-    )
+    cluster = Structures.from_atoms(Atoms("Si3", positions=[[0, 0, 0], [0, 2.4, 0], [2.4, 0, 0]]), dtype=dtype)
     edges = Edges(
         centre=torch.tensor([0, 0, 1, 2]),
         neighbour=torch.tensor([1, 2, 0, 0]),

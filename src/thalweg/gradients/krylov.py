@@ -12,7 +12,7 @@ values. `gmres` is for operators that are not symmetric.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ _SHRINK_AT = 0.75
 """The operator is rebuilt on the unfinished structures when at most this share of its structures is left."""
 
 
+@runtime_checkable
 class Operator(Protocol):
     """A block-diagonal linear operator: one block per structure."""
 

@@ -70,7 +70,7 @@ class Route(ABC):
         """
 
     def tightened(self, tolerance: float) -> Route:
-        """Return the route with its inner linear solves at a relative residual of `tolerance`; itself if it has none."""
+        """Return the route with its inner linear solves at this relative residual; itself if it has none."""
         return self
 
     @abstractmethod

@@ -228,9 +228,7 @@ class PaiNN(ConservativePotential):
         """
         missing = [chemical_symbols[z] for z in self.species if z not in reference.shift]
         if missing:
-            raise PotentialError(
-                f"the reference has no shift for {', '.join(missing)}: fit it to structures with them"
-            )
+            raise PotentialError(f"the reference has no shift for {', '.join(missing)}: fit it to structures with them")
         shift = [reference.shift[z] for z in self.species]
         if not all(math.isfinite(value) for value in shift):
             raise PotentialError(f"shifts are {shift} eV: allowed are finite energies")

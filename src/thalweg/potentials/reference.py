@@ -49,9 +49,7 @@ def fit_reference(
             f"of {len(structures)} structures and three forces for each of {len(structures.positions)} atoms"
         )
     if not (energy.isfinite().all() and forces.isfinite().all()):
-        raise StructureError(
-            "energies or forces are not finite: remove those structures before fitting a reference"
-        )
+        raise StructureError("energies or forces are not finite: remove those structures before fitting a reference")
     species = torch.unique(structures.numbers)
     one_hot = (structures.numbers[:, None] == species).double()
     composition = structures.total(one_hot)

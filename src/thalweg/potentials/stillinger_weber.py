@@ -72,9 +72,7 @@ class StillingerWeber(ConservativePotential):
         self.length = _Table((count, count), terms["length"], sorted_key, off=1.0)
         self.decay = _Table((count, count), terms["decay"], tuple, off=1.0)
         self.stiffness = _Table((count, count, count), terms["stiffness"], neighbours_sorted_key, off=0.0)
-        self.cosine = _Table(
-            (count, count, count), terms["cosine"], neighbours_sorted_key, off=0.0, positive=False
-        )
+        self.cosine = _Table((count, count, count), terms["cosine"], neighbours_sorted_key, off=0.0, positive=False)
         pairs = [entries.pair(i, j) for i, j in product(entries.elements, repeat=2)]
         self.cutoff = max(e.reach for e in pairs)
         if self.cutoff == 0:
@@ -131,16 +129,12 @@ class StillingerWeber(ConservativePotential):
                     f"{cls.kind} has no setting {key!r}; {nearest_known(key, ('entries', 'published'))}"
                 )
         if len(settings) != 1:
-            raise PotentialError(
-                f"{cls.kind} settings have {sorted(settings)}: give either 'entries' or 'published'"
-            )
+            raise PotentialError(f"{cls.kind} settings have {sorted(settings)}: give either 'entries' or 'published'")
         if "published" in settings:
             return cls.from_published(settings["published"])
         entries = settings["entries"]
         if not isinstance(entries, list | tuple):
-            raise PotentialError(
-                f"{cls.kind} entries are {entries!r}: give a list of mappings, one a triplet"
-            )
+            raise PotentialError(f"{cls.kind} entries are {entries!r}: give a list of mappings, one a triplet")
         return cls(EntrySet.of([Entry.from_plain(e) for e in entries]))
 
     def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:

@@ -97,14 +97,10 @@ class Entry:
         """
         names = [f.name for f in fields(Entry)]
         if not isinstance(values, Mapping):
-            raise PotentialError(
-                f"a Stillinger–Weber entry is {values!r}: give a mapping with {', '.join(names)}"
-            )
+            raise PotentialError(f"a Stillinger–Weber entry is {values!r}: give a mapping with {', '.join(names)}")
         for key in values:
             if key not in names:
-                raise PotentialError(
-                    f"a Stillinger–Weber entry has {key!r}; {nearest_known(str(key), names)}"
-                )
+                raise PotentialError(f"a Stillinger–Weber entry has {key!r}; {nearest_known(str(key), names)}")
         if missing := [n for n in names if n not in values]:
             raise PotentialError(f"a Stillinger–Weber entry lacks {', '.join(missing)}: add what is missing")
         elements = values["elements"]
@@ -139,9 +135,7 @@ class EntrySet:
                 ends, or a triplet whose λ ε or cos θ0 changes when its neighbours change places.
         """
         if not entries:
-            raise PotentialError(
-                "no Stillinger–Weber entries given: at least one triplet such as Si-Si-Si is needed"
-            )
+            raise PotentialError("no Stillinger–Weber entries given: at least one triplet such as Si-Si-Si is needed")
         by_triplet: dict[tuple[str, str, str], Entry] = {}
         for entry in entries:
             if entry.elements in by_triplet:
@@ -194,9 +188,7 @@ def read_entries(path: str | Path, elements: Sequence[str] | None = None) -> Ent
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PotentialError(
-            f"cannot read Stillinger–Weber file {str(path)!r}: {error}; check the path"
-        ) from error
+        raise PotentialError(f"cannot read Stillinger–Weber file {str(path)!r}: {error}; check the path") from error
     words = [word for line in text.splitlines() for word in line.split("#", 1)[0].split()]
     if len(words) % _WORDS:
         raise PotentialError(
@@ -230,7 +222,5 @@ def published_entries(name: str) -> EntrySet:
         PotentialError: a name outside `PUBLISHED`.
     """
     if name not in PUBLISHED:
-        raise PotentialError(
-            f"no published Stillinger–Weber set {name!r}; {nearest_known(str(name), PUBLISHED)}"
-        )
+        raise PotentialError(f"no published Stillinger–Weber set {name!r}; {nearest_known(str(name), PUBLISHED)}")
     return read_entries(Path(__file__).parent / "parameters" / f"{name}.sw")

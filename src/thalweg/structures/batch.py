@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
 from ase.data import atomic_masses
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.errors import StructureError
@@ -230,8 +231,7 @@ def _constraints(free: np.ndarray) -> list[FixAtoms | FixCartesian]:
     fixed = ~free
     whole = fixed.all(axis=1)
     found: list[FixAtoms | FixCartesian] = [FixAtoms(np.flatnonzero(whole))] if whole.any() else []
-    partial = fixed & ~whole[:, None]
-    patterns: np.ndarray = np.unique(partial[partial.any(axis=1)], axis=0)
-    for pattern in patterns:
-        found.append(FixCartesian(np.flatnonzero((partial == pattern).all(axis=1)), mask=pattern))
+    partial: NDArray[np.bool_] = np.logical_and(fixed, ~whole[:, None])
+    patterns = np.unique(partial[np.flatnonzero(partial.sum(axis=1))], axis=0)
+    found.extend(FixCartesian(np.flatnonzero((partial == pattern).all(axis=1)), mask=pattern) for pattern in patterns)
     return found

@@ -128,9 +128,7 @@ def describe(
         if not value > 0:
             raise SettingsError(f"{name} is {value}: allowed is a tolerance above 0 {unit}")
     with torch.no_grad():
-        groups = [
-            _group(pairs.select(places), energy_gap, distance, any_origin) for places in _alike(pairs.minima)
-        ]
+        groups = [_group(pairs.select(places), energy_gap, distance, any_origin) for places in _alike(pairs.minima)]
         return Description(
             pairs=len(pairs),
             parents=len(set(pairs.parents)),
@@ -220,9 +218,7 @@ def _depth(basin: Basin) -> tuple[bool, float, int]:
     return basin.energy is None, basin.energy or 0.0, -basin.population
 
 
-def _basin(
-    pairs: Pairs, energies: Sequence[float | None], places: Sequence[int], width: float | None
-) -> Basin:
+def _basin(pairs: Pairs, energies: Sequence[float | None], places: Sequence[int], width: float | None) -> Basin:
     known = [energy for energy in (energies[k] for k in places) if energy is not None]
     return Basin(
         population=len(places),

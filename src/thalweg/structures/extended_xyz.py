@@ -51,9 +51,7 @@ def read_pairs(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float
     for name, roles in found.items():
         for role, other in (_ROLES, _ROLES[::-1]):
             if role not in roles:
-                raise roles[other].error(
-                    f"pair {name!r} has a {other} but no {role}: add it or remove the {other}"
-                )
+                raise roles[other].error(f"pair {name!r} has a {other} but no {role}: add it or remove the {other}")
         try:
             refuse_other_atoms(name, roles["start"].structure.numbers, roles["minimum"].structure.numbers)
         except StructureError as error:
@@ -146,14 +144,10 @@ def _pairs_of(found: Sequence[tuple[str, Block, Block]], dtype: torch.dtype) -> 
     return Pairs(
         starts=_renamed(Structures.concatenate([b.structure for b in starts]), names),
         minima=_renamed(Structures.concatenate([b.structure for b in minima]), names),
-        parents=tuple(
-            start.words.get("parent", minimum.words.get("parent", name)) for name, start, minimum in found
-        ),
+        parents=tuple(start.words.get("parent", minimum.words.get("parent", name)) for name, start, minimum in found),
         energy_start=_energies(starts, dtype),
         energy_minimum=_energies(minima, dtype),
-        forces_start=_labels(
-            [b.forces for b in starts], [b.structure.positions for b in starts], stack=False
-        ),
+        forces_start=_labels([b.forces for b in starts], [b.structure.positions for b in starts], stack=False),
     )
 
 

@@ -64,9 +64,7 @@ def periodic_rows(cell: _Reals, pbc: NDArray[np.bool_]) -> tuple[_Reals, _Reals]
 def _walk(vectors: _Reals, basis: _Reals) -> _Reals:
     """Return the coefficients along a reduced basis [k 3] that make each vector shortest."""
     coefficients = -np.rint(vectors @ np.linalg.pinv(basis))
-    steps = np.array(
-        sorted(product((-1, 0, 1), repeat=len(basis)), key=lambda c: sum(map(abs, c))), dtype=float
-    )
+    steps = np.array(sorted(product((-1, 0, 1), repeat=len(basis)), key=lambda c: sum(map(abs, c))), dtype=float)
     active = np.arange(len(vectors))
     while len(active):
         present = vectors[active] + coefficients[active] @ basis
@@ -83,7 +81,7 @@ def _reduced(rows: bytes, pbc: tuple[bool, bool, bool]) -> tuple[_Reals, _Reals]
     """Return a Minkowski-reduced basis of the periodic rows [k 3] and its coefficients along them [k 3]."""
     mask = np.array(pbc)
     cell = np.frombuffer(rows, dtype=np.float64).reshape(3, 3)
-    _, combination = minkowski_reduce(_completed(cell, mask), pbc=mask)  # type: ignore[no-untyped-call]
+    _, combination = minkowski_reduce(_completed(cell, mask), pbc=mask)
     kept = combination[(combination[:, ~mask] == 0).all(axis=1)].astype(float)
     return kept @ cell, kept
 

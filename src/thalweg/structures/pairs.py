@@ -210,8 +210,7 @@ def refuse_other_atoms(name: str, start: Int[Tensor, " atoms"], minimum: Int[Ten
     """
     if len(start) != len(minimum):
         raise StructureError(
-            f"pair {name!r}: the start has {len(start)} atoms and the minimum {len(minimum)}: "
-            "give the same atoms"
+            f"pair {name!r}: the start has {len(start)} atoms and the minimum {len(minimum)}: give the same atoms"
         )
     if not torch.equal(start, minimum):
         atom = int((start != minimum).nonzero()[0])
@@ -238,9 +237,7 @@ def _places(ids: Sequence[str], known: Sequence[str], what: str) -> list[int]:
     place = {name: k for k, name in enumerate(known)}
     for name in ids:
         if name not in place:
-            raise StructureError(
-                f"there is no {what} {name!r} among {len(known)}; {nearest_known(name, known[:50])}"
-            )
+            raise StructureError(f"there is no {what} {name!r} among {len(known)}; {nearest_known(name, known[:50])}")
     return [place[name] for name in ids]
 
 
@@ -248,9 +245,7 @@ def _rows(values: Tensor | None, index: Tensor) -> Tensor | None:
     return None if values is None else values[index]
 
 
-def _moved(
-    values: Tensor | None, device: torch.device | str | None, dtype: torch.dtype | None
-) -> Tensor | None:
+def _moved(values: Tensor | None, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor | None:
     return None if values is None else values.to(device=device, dtype=dtype)
 
 
@@ -261,8 +256,5 @@ def _joined(
     if all(value is None for value in found):
         return None
     return torch.cat(
-        [
-            torch.full_like(like(p).detach(), torch.nan) if v is None else v
-            for p, v in zip(parts, found, strict=True)
-        ]
+        [torch.full_like(like(p).detach(), torch.nan) if v is None else v for p, v in zip(parts, found, strict=True)]
     )

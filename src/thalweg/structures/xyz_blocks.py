@@ -62,9 +62,7 @@ class Block:
             StructureError: it is not.
         """
         if key not in self.words:
-            raise self.error(
-                f"no {key}= on the comment line: pairs need pair=<id> and role=start or role=minimum"
-            )
+            raise self.error(f"no {key}= on the comment line: pairs need pair=<id> and role=start or role=minimum")
         return self.words[key]
 
 
@@ -190,7 +188,7 @@ def _block(path: str, index: int, line: int, lines: Sequence[str], dtype: torch.
         if value is not None and not _finite(value, shapes[label]):
             raise _error(path, index, line, f"{label} is not finite numbers: mend it or leave {label} out")
     if stress is not None:
-        stress = torch.tensor(voigt_6_to_full_3x3_stress(stress), dtype=dtype)  # type: ignore[no-untyped-call]
+        stress = torch.tensor(voigt_6_to_full_3x3_stress(stress), dtype=dtype)
     return Block(
         path=path,
         index=index,
@@ -240,9 +238,7 @@ def _joined(values: Tensor) -> str:
 
 def _word(text: str) -> str:
     if any(not c.isprintable() for c in text):
-        raise OutputError(
-            f"the name {text!r} holds a line break or control character: rename it before writing"
-        )
+        raise OutputError(f"the name {text!r} holds a line break or control character: rename it before writing")
     if _PLAIN.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -24,9 +24,7 @@ class ExtendedXyz(Reader):
                 count, comment = file.readline(100).strip(), file.readline(10000)
         except (OSError, UnicodeDecodeError):
             return False
-        return count.isdigit() and not comment_words(comment).keys().isdisjoint(
-            {"Properties", "Lattice", "role"}
-        )
+        return count.isdigit() and not comment_words(comment).keys().isdisjoint({"Properties", "Lattice", "role"})
 
     def read(self, path: Path) -> Imported:
         """Read all pairs of the file; one fault refuses the file, since it is written as a whole."""

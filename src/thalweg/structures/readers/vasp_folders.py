@@ -126,9 +126,7 @@ def _energies(defect: Path, notes: list[str]) -> tuple[_Energies | None, str]:
     files = [f for f in sorted(defect.glob("*.yaml")) if _mapping(f) is not None]
     if len(files) != 1:
         found = "no file" if not files else f"{len(files)} files ({', '.join(f.name for f in files)})"
-        notes.append(
-            f"{defect.name}: {found} with a 'distortions' map of energies: energies are left unknown"
-        )
+        notes.append(f"{defect.name}: {found} with a 'distortions' map of energies: energies are left unknown")
         return None, defect.resolve().name
     document = _mapping(files[0]) or {}
     named = {key: value for key, value in document.items() if key != "distortions"}
@@ -149,13 +147,11 @@ def _read_trial(trial: Path, name: str) -> tuple[Structures, Structures, str | N
     start, minimum = _read_vasp(trial / "POSCAR"), _read_vasp(trial / "CONTCAR")
     change = float(np.abs(start.cell.array - minimum.cell.array).max())
     if change > _CELL_TOLERANCE:
-        raise StructureError(
-            f"the cell changed by {change:.4f} Å: only relaxations in a fixed cell are pairs here"
-        )
+        raise StructureError(f"the cell changed by {change:.4f} Å: only relaxations in a fixed cell are pairs here")
     refuse_other_atoms(name, torch.tensor(start.numbers), torch.tensor(minimum.numbers))
-    minimum.set_cell(start.cell, scale_atoms=True)  # type: ignore[no-untyped-call]
+    minimum.set_cell(start.cell, scale_atoms=True)
     doubt = _bring_near(minimum, start, trial.name)
-    minimum.set_constraint(start.constraints)  # type: ignore[no-untyped-call]
+    minimum.set_constraint(start.constraints)
     batches = [Structures.from_atoms(frame, ids=[name]) for frame in (start, minimum)]
     for which, batch in zip(("POSCAR", "CONTCAR"), batches, strict=True):
         try:
