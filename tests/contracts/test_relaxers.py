@@ -9,8 +9,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
-
 from tests.relaxation.surfaces import Bowl, Morse, rattled_argon
+
 from thalweg.relaxation import RELAXERS, Descent, Outcome, Relaxer, State, relax
 from thalweg.relaxation.relaxer import largest_norm
 from thalweg.structures.batch import Structures

@@ -10,8 +10,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-
 from tests.relaxation.surfaces import Morse, PotentialCalculator, rattled_argon, vacancy_in_silicon
+
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation import FIRE, LBFGS, Outcome, Relaxer, relax

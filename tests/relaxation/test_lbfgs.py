@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-
 from tests.relaxation.surfaces import Bowl, Morse
+
 from thalweg.errors import SettingsError
 from thalweg.relaxation import LBFGS, Outcome, State, relax
 from thalweg.structures.batch import Structures

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from ase import Atoms
-
 from tests.relaxation.surfaces import Bowl, Counting, Morse, Poisoned, Wrapped, rattled_argon
+
 from thalweg.errors import SettingsError
 from thalweg.potentials.contract import Prediction
 from thalweg.relaxation import FIRE, LBFGS, Descent, Outcome, relax

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from ase import Atoms
-
 from tests.relaxation.surfaces import Counting, Morse, Poisoned, rattled_argon
+
 from thalweg.errors import SettingsError
 from thalweg.relaxation import FIRE, LBFGS, Descent, Outcome, Path, relax
 from thalweg.structures.batch import Structures

@@ -9,8 +9,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms, FixCartesian
-
 from tests.relaxation.surfaces import Bowl, Morse, Poisoned, Swirl, rattled_argon, vacancy_in_silicon
+
 from thalweg.errors import PotentialError, SettingsError
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.stillinger_weber import StillingerWeber
@@ -157,7 +157,7 @@ def test_the_step_size_is_capped_where_the_surface_is_soft_or_curves_down() -> N
 
 def test_curvature_that_is_not_finite_is_never_called_stable() -> None:
     class Broken(Poisoned):
-        def forward(self, structures, *, edges=None, graph=False, stress=False):  # noqa: ANN001, ANN202
+        def forward(self, structures, *, edges=None, graph=False, stress=False):
             given = super().forward(structures, edges=edges, graph=graph, stress=stress)
             return type(given)(energy=given.energy, forces=given.forces * torch.tensor([1.0, math.nan, 1.0]))
 
@@ -182,6 +182,6 @@ def test_curvature_that_is_not_finite_is_never_called_stable() -> None:
         (lambda s: safe_alpha(Bowl(), s, tolerance=-1.0), "tolerance is -1.0"),
     ],
 )
-def test_settings_outside_their_range_are_refused(call, said: str) -> None:  # noqa: ANN001
+def test_settings_outside_their_range_are_refused(call, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         call(Structures.from_atoms(Atoms([3], [[9, 0, 0]])))
