@@ -124,9 +124,7 @@ class Counting(Wrapped):
 class Poisoned(Wrapped):
     """From call number `start` on, the structure `victim` gets a value that is not finite."""
 
-    def __init__(
-        self, inner: Potential, victim: str, start: int, value: float, where: str = "forces"
-    ) -> None:
+    def __init__(self, inner: Potential, victim: str, start: int, value: float, where: str = "forces") -> None:
         super().__init__(inner)
         self.victim, self.start, self.value, self.where, self.count = victim, start, value, where, 0
 

@@ -14,9 +14,7 @@ from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
 
-def two_loop(
-    s: list[np.ndarray], y: list[np.ndarray], forces: np.ndarray, gamma: float, maxstep: float
-) -> np.ndarray:
+def two_loop(s: list[np.ndarray], y: list[np.ndarray], forces: np.ndarray, gamma: float, maxstep: float) -> np.ndarray:
     """Return the L-BFGS step by the textbook recursion (Nocedal and Wright 2006, algorithm 7.4)."""
     q, a = -forces.ravel(), []
     for si, yi in zip(reversed(s), reversed(y), strict=True):

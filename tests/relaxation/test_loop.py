@@ -38,9 +38,7 @@ def test_steps_run_out_at_the_limit_and_what_is_returned_was_evaluated_there() -
     assert end.steps.tolist() == [7, 7, 7]
     there = Morse()(end.structures)
     torch.testing.assert_close(end.energy, there.energy, rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        end.fmax, largest_norm(there.forces, end.structures.owner, 3), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(end.fmax, largest_norm(there.forces, end.structures.owner, 3), rtol=0, atol=1e-12)
 
 
 def test_no_steps_means_one_evaluation_and_no_move() -> None:
@@ -163,9 +161,7 @@ def test_the_trace_is_the_whole_batch_after_each_move() -> None:
 
 def test_progress_reports_each_move_and_how_many_still_make_it() -> None:
     seen: list[tuple[int, int]] = []
-    end = relax(
-        Morse(), crystals(), LBFGS(), fmax=0.01, max_steps=100, progress=lambda *now: seen.append(now)
-    )
+    end = relax(Morse(), crystals(), LBFGS(), fmax=0.01, max_steps=100, progress=lambda *now: seen.append(now))
     assert seen == [(t, int((end.steps > t).sum())) for t in range(int(end.steps.max()))]
 
 

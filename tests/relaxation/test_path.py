@@ -57,9 +57,7 @@ def test_skipping_all_updates_leaves_the_finisher() -> None:
     end = Path(UPDATE, steps=5).run(Morse(), starts(), skip=5)
     alone = relax(Morse(), starts(), LBFGS(), fmax=0.005, max_steps=400)
     assert torch.equal(end.structures.positions, alone.structures.positions)
-    assert torch.equal(
-        Path(UPDATE, steps=0).run(Morse(), starts()).structures.positions, end.structures.positions
-    )
+    assert torch.equal(Path(UPDATE, steps=0).run(Morse(), starts()).structures.positions, end.structures.positions)
 
 
 def test_the_trace_holds_the_start_and_every_move_of_both_phases() -> None:

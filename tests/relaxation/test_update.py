@@ -18,9 +18,7 @@ def test_short_steps_are_alpha_times_the_force_and_long_ones_have_the_length_of_
     forces = forces_of_length(0.0, 1.0, 3.99, 4.01, 1e6)
     moved = Descent(alpha=0.05, cap=0.2).move(torch.zeros_like(forces), forces)
     torch.testing.assert_close(moved[:3], 0.05 * forces[:3], rtol=1e-14, atol=0)
-    torch.testing.assert_close(
-        moved[3:].norm(dim=1), torch.full((2,), 0.2, dtype=torch.float64), rtol=1e-14, atol=0
-    )
+    torch.testing.assert_close(moved[3:].norm(dim=1), torch.full((2,), 0.2, dtype=torch.float64), rtol=1e-14, atol=0)
     along = torch.nn.functional.cosine_similarity(moved[3:], forces[3:])
     torch.testing.assert_close(along, torch.ones(2).double())
 

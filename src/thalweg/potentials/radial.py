@@ -14,7 +14,6 @@ Called by message-passing potentials through `RadialBasis`, which is basis times
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,12 +24,9 @@ from thalweg.errors import PotentialError, nearest_known
 SOFTENING = 1e-3
 """ε of the softened length, Å: shifts a distance of 2 Å by 2.5e-7 Å."""
 
-RadialKind = Literal["bessel", "gaussian"]
-"""Names of the bases in settings."""
-
 
 def softened_length(
-    vectors: Float[Tensor, " components *pairs"], softening: float = SOFTENING
+    vectors: Float[Tensor, "components *pairs"], softening: float = SOFTENING
 ) -> Float[Tensor, " *pairs"]:
     """Return sqrt(|r|² + ε²) over the first axis (Å): a length whose derivatives are finite at r = 0.
 
@@ -41,7 +37,9 @@ def softened_length(
     return (vectors.square().sum(dim=0) + softening**2).sqrt()
 
 
-def smooth_cutoff(distance: Float[Tensor, " *pairs"], cutoff: float, order: int = 6) -> Float[Tensor, " *pairs"]:
+def smooth_cutoff(
+    distance: Float[Tensor, " *pairs"], cutoff: float, order: int = 6
+) -> Float[Tensor, " *pairs"]:
     """Return f(d) = (1−x)⁴ Σ_{k<p} C(k+3, 3) xᵏ with x = d/r_c: 1 at d = 0, zero from the cutoff on.
 
     The sum is the Taylor series of (1−x)⁻⁴ broken off after p terms, so 1 − f starts with xᵖ: value and
@@ -60,7 +58,9 @@ def smooth_cutoff(distance: Float[Tensor, " *pairs"], cutoff: float, order: int 
     return (1.0 - x).clamp(min=0.0).square().square() * series
 
 
-def bessel_basis(distance: Float[Tensor, " *pairs"], cutoff: float, count: int) -> Float[Tensor, " count *pairs"]:
+def bessel_basis(
+    distance: Float[Tensor, " *pairs"], cutoff: float, count: int
+) -> Float[Tensor, "count *pairs"]:
     """Return b_n(d) = sqrt(2/r_c) sin(nπd/r_c)/d for n = 1 … count: orthonormal on the ball of radius r_c.
 
     Args:
@@ -75,7 +75,9 @@ def bessel_basis(distance: Float[Tensor, " *pairs"], cutoff: float, count: int) 
     return torch.sin(wave * distance) * (math.sqrt(2.0 / cutoff) / distance)
 
 
-def gaussian_basis(distance: Float[Tensor, " *pairs"], cutoff: float, count: int) -> Float[Tensor, " count *pairs"]:
+def gaussian_basis(
+    distance: Float[Tensor, " *pairs"], cutoff: float, count: int
+) -> Float[Tensor, "count *pairs"]:
     """Return exp(−(d−μ_n)²/2σ²), μ_n even on [0, r_c], σ their spacing (r_c for a single function).
 
     Args:
@@ -100,7 +102,7 @@ class RadialBasis(nn.Module):
     then has unit variance over evenly spread neighbours, whatever the basis, cutoff and number of functions.
     """
 
-    def __init__(self, kind: RadialKind, cutoff: float, count: int, order: int = 6) -> None:
+    def __init__(self, kind: str, cutoff: float, count: int, order: int = 6) -> None:
         """Choose the functions.
 
         Args:
@@ -126,7 +128,7 @@ class RadialBasis(nn.Module):
         square = self.forward(cutoff * x).square().sum(dim=0)
         self.norm = float((3.0 * x.square() * square).mean().rsqrt())
 
-    def forward(self, distance: Float[Tensor, " *pairs"]) -> Float[Tensor, " count *pairs"]:
+    def forward(self, distance: Float[Tensor, " *pairs"]) -> Float[Tensor, "count *pairs"]:
         """Return R_n(d) for distances above 0 (Å)."""
         basis = _BASES[self.kind](distance, self.cutoff, self.count)
         return basis * (self.norm * smooth_cutoff(distance, self.cutoff, self.order))

@@ -229,7 +229,7 @@ def _free_mask(frame: Atoms, name: str) -> np.ndarray:
 
 def _constraints(free: np.ndarray) -> list[FixAtoms | FixCartesian]:
     fixed = ~free
-    whole = fixed.all(axis=1)
+    whole: NDArray[np.bool_] = np.asarray(fixed.all(axis=1))
     found: list[FixAtoms | FixCartesian] = [FixAtoms(np.flatnonzero(whole))] if whole.any() else []
     partial: NDArray[np.bool_] = np.logical_and(fixed, ~whole[:, None])
     patterns = np.unique(partial[np.flatnonzero(partial.sum(axis=1))], axis=0)

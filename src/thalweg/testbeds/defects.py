@@ -112,8 +112,7 @@ def rattled(parent: Cell, deviation: float, generator: np.random.Generator) -> _
         if all(_clear(positions[:host], site, parent.length) for site in positions[host:]):
             return positions
     raise StructureError(
-        f"1000 rattles of {deviation} Å left an inserted atom closer than {CLEARANCE} Å to another: "
-        "rattle less"
+        f"1000 rattles of {deviation} Å left an inserted atom closer than {CLEARANCE} Å to another: rattle less"
     )
 
 

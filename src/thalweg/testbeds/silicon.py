@@ -69,24 +69,16 @@ class Silicon(Testbed):
 
     def __post_init__(self) -> None:
         if self.atoms not in [8 * m**3 for m in range(2, 20)]:
-            raise SettingsError(
-                f"silicon atoms is {self.atoms}: allowed is 8 m³ from 64 on: 64, 216, 512, 1000 …"
-            )
+            raise SettingsError(f"silicon atoms is {self.atoms}: allowed is 8 m³ from 64 on: 64, 216, 512, 1000 …")
         for name, weight in self.defects.items():
             if name not in DEFECTS:
                 raise SettingsError(f"silicon has no defect {name!r}; {nearest_known(name, DEFECTS)}")
             if not (weight >= 0 and np.isfinite(weight)):
-                raise SettingsError(
-                    f"silicon weight of {name} is {weight}: allowed is 0 or a finite number above"
-                )
+                raise SettingsError(f"silicon weight of {name} is {weight}: allowed is 0 or a finite number above")
         if not sum(self.defects.values()) > 0:
-            raise SettingsError(
-                f"silicon defects are {dict(self.defects)}: at least one weight must be above 0"
-            )
+            raise SettingsError(f"silicon defects are {dict(self.defects)}: at least one weight must be above 0")
         if self.starts_per_parent < 1:
-            raise SettingsError(
-                f"silicon starts_per_parent is {self.starts_per_parent}: allowed is 1 or more"
-            )
+            raise SettingsError(f"silicon starts_per_parent is {self.starts_per_parent}: allowed is 1 or more")
         if self.rattle is not None and not 0 <= self.rattle <= 0.6:
             raise SettingsError(f"silicon rattle is {self.rattle}: allowed is 0 to 0.6 Å, or null")
 
@@ -136,8 +128,7 @@ class Silicon(Testbed):
                 parts.append(batch.select(converged))
         if not parts:
             raise SettingsError(
-                f"none of {count} silicon references converged: raise max_steps or fmax of settling, "
-                "or lower its alpha"
+                f"none of {count} silicon references converged: raise max_steps or fmax of settling, or lower its alpha"
             )
         return Drawn(Pairs.concatenate(parts), tuple(lost))
 
@@ -209,17 +200,13 @@ class Silicon(Testbed):
             minimum = _shaken(end.structures.positions[own].numpy(), stream.uniform(0.01, 0.1), stream)
             for positions in (shaken, path[0], early, late, minimum):
                 frame = indices[0] * _FRAMES_PER_PARENT + len(cells)
-                cells.append(
-                    _atoms(positions, parent.length, f"silicon-{self.atoms}-{seed}-frame-{frame:06d}")
-                )
+                cells.append(_atoms(positions, parent.length, f"silicon-{self.atoms}-{seed}-frame-{frame:06d}"))
                 names.append(f"silicon-{self.atoms}-{seed}-frame-{name}-{indices[k]:06d}")
         return Structures.from_atoms(cells), tuple(names)
 
 
 def _atoms(positions: Float[np.ndarray, "atoms 3"], length: float, name: str) -> Atoms:
-    return Atoms(
-        numbers=[14] * len(positions), positions=positions, cell=[length] * 3, pbc=True, info={"id": name}
-    )
+    return Atoms(numbers=[14] * len(positions), positions=positions, cell=[length] * 3, pbc=True, info={"id": name})
 
 
 def _shaken(
