@@ -76,9 +76,7 @@ def potential_from_header(
     wanted = potential.state_dict()
     for name, tensor in wanted.items():
         if name not in tensors:
-            raise CheckpointError(
-                f"{source}: tensor {name!r} is missing; the file is damaged or of another version"
-            )
+            raise CheckpointError(f"{source}: tensor {name!r} is missing; the file is damaged or of another version")
         given = tensors[name]
         if given.shape != tensor.shape or given.dtype != tensor.dtype:
             raise CheckpointError(
@@ -87,9 +85,7 @@ def potential_from_header(
             )
     strange = sorted(set(tensors) - set(wanted))
     if strange:
-        raise CheckpointError(
-            f"{source}: tensor {strange[0]!r} does not belong to a {header['kind']} potential"
-        )
+        raise CheckpointError(f"{source}: tensor {strange[0]!r} does not belong to a {header['kind']} potential")
     potential.load_state_dict(dict(tensors))
     return potential
 
@@ -113,18 +109,14 @@ def load_potential(path: str | Path) -> Potential:
         CheckpointError: no such file, or one that is corrupt or of another format or version.
     """
     if not Path(path).is_file():
-        raise CheckpointError(
-            f"{path}: there is no such model file; give the path of one written by save_potential"
-        )
+        raise CheckpointError(f"{path}: there is no such model file; give the path of one written by save_potential")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = json.loads((file.metadata() or {})["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         reason = "it has no header" if isinstance(error, KeyError) else error
-        raise CheckpointError(
-            f"{path}: this is not a model file or it is damaged ({reason}); save it again"
-        ) from None
+        raise CheckpointError(f"{path}: this is not a model file or it is damaged ({reason}); save it again") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the header is {header!r}, not a mapping; save the potential again")
     return potential_from_header(header, tensors, source=str(path))
@@ -132,18 +124,14 @@ def load_potential(path: str | Path) -> Potential:
 
 def _check_header(header: Mapping[str, Any], source: str) -> None:
     if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{source}: the header does not say {FORMAT!r}; give a file written by save_potential"
-        )
+        raise CheckpointError(f"{source}: the header does not say {FORMAT!r}; give a file written by save_potential")
     if header.get("version") != VERSION:
         raise CheckpointError(
             f"{source}: format version {header.get('version')!r} cannot be read, this release reads "
             f"{VERSION}: use the release that wrote it"
         )
     if not isinstance(header.get("kind"), str) or not isinstance(header.get("settings"), dict):
-        raise CheckpointError(
-            f"{source}: the header lacks the kind or the settings of the potential; save it again"
-        )
+        raise CheckpointError(f"{source}: the header lacks the kind or the settings of the potential; save it again")
     if header["kind"] not in POTENTIALS:
         raise CheckpointError(
             f"{source}: potential {header['kind']!r} is not known to this release: "
@@ -151,8 +139,7 @@ def _check_header(header: Mapping[str, Any], source: str) -> None:
         )
     if header.get("dtype") not in _DTYPES:
         raise CheckpointError(
-            f"{source}: floating type {header.get('dtype')!r} is not one of {', '.join(_DTYPES)}; "
-            "save it again"
+            f"{source}: floating type {header.get('dtype')!r} is not one of {', '.join(_DTYPES)}; save it again"
         )
 
 

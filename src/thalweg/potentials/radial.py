@@ -37,9 +37,7 @@ def softened_length(
     return (vectors.square().sum(dim=0) + softening**2).sqrt()
 
 
-def smooth_cutoff(
-    distance: Float[Tensor, " *pairs"], cutoff: float, order: int = 6
-) -> Float[Tensor, " *pairs"]:
+def smooth_cutoff(distance: Float[Tensor, " *pairs"], cutoff: float, order: int = 6) -> Float[Tensor, " *pairs"]:
     """Return f(d) = (1−x)⁴ Σ_{k<p} C(k+3, 3) xᵏ with x = d/r_c: 1 at d = 0, zero from the cutoff on.
 
     The sum is the Taylor series of (1−x)⁻⁴ broken off after p terms, so 1 − f starts with xᵖ: value and
@@ -58,9 +56,7 @@ def smooth_cutoff(
     return (1.0 - x).clamp(min=0.0).square().square() * series
 
 
-def bessel_basis(
-    distance: Float[Tensor, " *pairs"], cutoff: float, count: int
-) -> Float[Tensor, "count *pairs"]:
+def bessel_basis(distance: Float[Tensor, " *pairs"], cutoff: float, count: int) -> Float[Tensor, "count *pairs"]:
     """Return b_n(d) = sqrt(2/r_c) sin(nπd/r_c)/d for n = 1 … count: orthonormal on the ball of radius r_c.
 
     Args:
@@ -75,9 +71,7 @@ def bessel_basis(
     return torch.sin(wave * distance) * (math.sqrt(2.0 / cutoff) / distance)
 
 
-def gaussian_basis(
-    distance: Float[Tensor, " *pairs"], cutoff: float, count: int
-) -> Float[Tensor, "count *pairs"]:
+def gaussian_basis(distance: Float[Tensor, " *pairs"], cutoff: float, count: int) -> Float[Tensor, "count *pairs"]:
     """Return exp(−(d−μ_n)²/2σ²), μ_n even on [0, r_c], σ their spacing (r_c for a single function).
 
     Args:
