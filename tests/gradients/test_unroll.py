@@ -1,0 +1,79 @@
+"""Plain and recomputed unrolling give the same bits; a structure that explodes harms only itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ase.build import bulk
+
+from tests.gradients.surfaces import Morse
+from thalweg.errors import SettingsError
+from thalweg.gradients import Split, Unrolled
+from thalweg.potentials.painn import PaiNN
+from thalweg.potentials.stillinger_weber import StillingerWeber
+from thalweg.relaxation.path import Path
+from thalweg.relaxation.update import Descent
+from thalweg.structures.batch import Structures
+
+
+def _starts(symbol: str, count: int, dtype: torch.dtype) -> Structures:
+    frames = []
+    for seed in range(count):
+        frame = bulk(symbol, "zincblende" if symbol == "CdTe" else "diamond", a=6.2 if symbol == "CdTe" else 5.43,
+                     cubic=True)
+        frame.rattle(0.15, seed=seed)
+        frames.append(frame)
+    return Structures.from_atoms(frames, dtype=dtype)
+
+
+def _potential(name: str):
+    if name == "morse":
+        return Morse(), "CdTe"
+    if name == "painn":
+        return PaiNN.from_settings({"species": [14], "channels": 8, "layers": 2, "cutoff": 4.0}), "Si"
+    return StillingerWeber.from_published("Si"), "Si"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["morse", "stillinger-weber", "painn"])
+def test_recomputed_equals_plain_bit_for_bit(name, dtype):
+    potential, symbol = _potential(name)
+    potential = potential.to(dtype)
+    starts = _starts(symbol, 3, dtype)
+    path = Path(Descent(alpha=0.03), steps=12)
+    found = []
+    for recompute in (False, True):
+        potential.zero_grad(set_to_none=True)
+        guided = Unrolled(recompute=recompute).differentiate(potential, starts, path).guided
+        (guided.positions - starts.positions).square().sum().sqrt().backward()
+        found.append((guided.positions.detach(), [p.grad for p in potential.parameters() if p.requires_grad]))
+    assert torch.equal(found[0][0], found[1][0])
+    for plain, recomputed in zip(found[0][1], found[1][1], strict=True):
+        assert plain is not None
+        assert torch.equal(plain, recomputed)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_structure_that_explodes_is_left_out_and_harms_no_other(recompute):
+    starts = _starts("CdTe", 2, torch.float64)
+    overlapping = starts.positions.clone()
+    overlapping[1] = overlapping[0]  # distance 0: the derivative of the norm is not finite
+    sick = Structures.concatenate([starts.with_positions(overlapping).select([0]), starts.select([1])])
+    path = Path(Descent(alpha=0.03), steps=8)
+    gradients = []
+    for batch, kept in ((sick, [False, True]), (starts.select([1]), [True])):
+        potential = Morse()
+        result = Unrolled(recompute=recompute).differentiate(potential, batch, path)
+        assert result.guidance_counts().tolist() == kept
+        inside = torch.tensor(kept)[batch.owner]
+        torch.where(inside[:, None], result.guided.positions, 0.0).square().sum().backward()
+        gradients.append([p.grad for p in potential.parameters()])
+        assert [c.took_part for c in result.certificates] == kept
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("route", [Split(horizon=9), Unrolled(horizon=9), Unrolled(horizon=0)])
+def test_a_horizon_outside_the_updates_of_the_path_is_refused_in_one_line(route):
+    with pytest.raises(SettingsError, match=r"horizon is \d, but the relaxation makes 8 updates: allowed is 1 to 8"):
+        route.differentiate(Morse(), _starts("CdTe", 1, torch.float64), Path(Descent(alpha=0.03), steps=8))
