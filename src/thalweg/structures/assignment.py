@@ -147,18 +147,18 @@ def _best(problem: _Problem, *, assign: bool, any_origin: bool) -> _Match:
         found = _settle(problem, drift, assign)
         if best is None or found.cost < best.cost * (1 - 1e-9):
             best = found
-        if best.clear and not any_origin:
-            break
+        if best.clear and not drift.any() and not any_origin:
+            break  # every atom lies next to its partner as it stands: the common case, and beyond doubt
     assert best is not None  # there is always a first start
     return best
 
 
 def _starting_drifts(problem: _Problem, any_origin: bool) -> list[_Reals]:
-    """Return the drifts to start from: that of the atoms as ordered, none, and on demand any origin."""
+    """Return the drifts to start from: none, that of the atoms as ordered, and on demand any origin."""
     none = np.zeros(3)
     if not problem.drifts:
         return [none]
-    starts = [_mean_on_torus(problem, problem.a[problem.in_order] - problem.b), none]
+    starts = [none, _mean_on_torus(problem, problem.a[problem.in_order] - problem.b)]
     if any_origin:
         starts.append(_defect_to_defect(problem))
     return starts
