@@ -1,5 +1,6 @@
 import itertools
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,6 +281,14 @@ def test_every_cut_of_a_file_at_a_line_is_refused_or_whole(tmp_path):
         except StructureError:
             pass
     assert whole == 1  # after the first pair, and nowhere else
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text(encoding="utf-8")
+    (tmp_path / "a.xyz").write_text(text.split("```")[1].removeprefix("\n"))
+    pairs = read_pairs(tmp_path / "a.xyz")
+    assert (pairs.ids, pairs.parents) == (("vac-1",), ("vacancy",))
+    assert pairs.energy_minimum.tolist() == [-8.6]
 
 
 def test_two_hundred_pairs_keep_their_order(tmp_path):

@@ -142,14 +142,14 @@ def _problems(a: Structures, b: Structures) -> Iterable[_Problem]:
 
 
 def _best(problem: _Problem, *, assign: bool, any_origin: bool) -> _Match:
-    best: _Match | None = None
-    for drift in _starting_drifts(problem, any_origin):
+    first, *others = _starting_drifts(problem, any_origin)
+    best = _settle(problem, first, assign)
+    if best.clear and not any_origin:
+        return best  # every atom lies next to its partner as it stands: the common case, and beyond doubt
+    for drift in others:
         found = _settle(problem, drift, assign)
-        if best is None or found.cost < best.cost * (1 - 1e-9):
+        if found.cost < best.cost * (1 - 1e-9):
             best = found
-        if best.clear and not drift.any() and not any_origin:
-            break  # every atom lies next to its partner as it stands: the common case, and beyond doubt
-    assert best is not None  # there is always a first start
     return best
 
 
