@@ -162,7 +162,7 @@ def geometric_basins(
 ) -> list[dict[int, float]]:
     """Group minima by the distance rule, in the order in which they are given.
 
-    A minimum of 64 atoms takes about 4 ms for each basin of like energy that it is compared with.
+    A minimum of 64 atoms takes about 2 to 5 ms for each basin of like energy that it is compared with.
 
     Args:
         minima: structures of one composition in one cell.

@@ -50,7 +50,7 @@ def assign(a: Structures, b: Structures, *, any_origin: bool = False) -> Int[Ten
     """Return which atom of a is the partner of each atom of b, by optimal assignment within each species.
 
     The assignment (Hungarian, on squared minimum-image distances) and the drift depend on each other; they
-    are taken in turn to a fixed point, from the drift of the atoms as ordered and from none. The fixed point
+    are taken in turn to a fixed point, from no drift and from that of the atoms as ordered. The fixed point
     is the best that these starts reach; a copy that lies a whole vector of the host crystal away with its
     atoms in another order is found only with `any_origin`. Structures with a fixed component have no drift.
 

@@ -57,8 +57,7 @@ def shortest_images(vectors: _Reals, cell: _Reals, pbc: NDArray[np.bool_]) -> _W
 
 def periodic_rows(cell: _Reals, pbc: NDArray[np.bool_]) -> tuple[_Reals, _Reals]:
     """Return the cell with zeros for rows that are not periodic, and its pseudo-inverse (to fractional)."""
-    rows = np.where(pbc[:, None], cell, 0.0)
-    return rows, np.linalg.pinv(rows)
+    return _rows_of(np.ascontiguousarray(cell, dtype=np.float64).tobytes(), tuple(pbc.tolist()))
 
 
 def _walk(vectors: _Reals, basis: _Reals) -> _Reals:
@@ -74,6 +73,14 @@ def _walk(vectors: _Reals, basis: _Reals) -> _Reals:
         active = active[shorter]
         coefficients[active] += steps[best[shorter]]
     return coefficients
+
+
+@lru_cache(maxsize=256)  # a match asks some ten times for each cell, and most cells of a data set are one
+def _rows_of(cell: bytes, pbc: tuple[bool, bool, bool]) -> tuple[_Reals, _Reals]:
+    rows = np.where(np.array(pbc)[:, None], np.frombuffer(cell, dtype=np.float64).reshape(3, 3), 0.0)
+    inverse = np.linalg.pinv(rows)
+    rows.flags.writeable = inverse.flags.writeable = False
+    return rows, inverse
 
 
 @lru_cache(maxsize=256)
