@@ -50,6 +50,15 @@ class Bowl(ConservativePotential):
         return structures.total(0.5 * stiffness * away.square().sum(dim=1))
 
 
+class Hill(Bowl):
+    """Bowls turned over: every atom runs away from its centre."""
+
+    kind: ClassVar[str] = "hill"
+
+    def energy(self, structures: Structures, edges: Edges) -> Tensor:
+        return -super().energy(structures, edges)
+
+
 class Morse(ConservativePotential):
     """Pairs at D ((1 − e^{−a (r − r₀)})² − 1) under a smooth window."""
 

@@ -98,6 +98,10 @@ def test_steps_go_downhill_whatever_the_curvature() -> None:
         rows, state = relaxer.step(state, rows, forces, owner)
         gain = ((rows - before[0]) * forces).sum(dim=1)
         assert (torch.zeros(2).double().index_add(0, owner, gain) > 0).all()
+        along = (state.by_row["s"] * state.by_row["y"]).sum(dim=2)
+        remembered = torch.zeros((2, along.shape[1])).double().index_add(0, owner, along)
+        torch.testing.assert_close(remembered, torch.diagonal(state.by_structure["sy"], dim1=1, dim2=2))
+        assert (remembered > 0).all()
     assert turned > 10, "the test must meet negative curvature"
 
 

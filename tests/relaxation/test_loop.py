@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from ase import Atoms
-from tests.relaxation.surfaces import Bowl, Counting, Morse, Poisoned, Wrapped, rattled_argon
+from tests.relaxation.surfaces import Counting, Hill, Morse, Poisoned, Wrapped, rattled_argon
 
 from thalweg.errors import SettingsError
 from thalweg.potentials.contract import Prediction
@@ -74,13 +74,6 @@ def test_a_poisoned_structure_explodes_and_its_neighbours_do_not_notice(
         torch.testing.assert_close(
             end.structures.select([k]).positions, clean.structures.select([k]).positions, rtol=0, atol=1e-12
         )
-
-
-class Hill(Bowl):
-    """Bowls turned over: every atom runs away from its centre."""
-
-    def energy(self, structures: Structures, edges: Edges) -> torch.Tensor:
-        return -super().energy(structures, edges)
 
 
 def test_a_runaway_explodes_within_the_bound() -> None:

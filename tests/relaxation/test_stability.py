@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms, FixCartesian
-from tests.relaxation.surfaces import Bowl, Morse, Poisoned, Swirl, rattled_argon, vacancy_in_silicon
+from tests.relaxation.surfaces import Bowl, Hill, Morse, Poisoned, Swirl, rattled_argon, vacancy_in_silicon
 
 from thalweg.errors import PotentialError, SettingsError
 from thalweg.potentials.contract import Potential
@@ -91,6 +91,12 @@ def test_a_small_space_is_exhausted_without_harm() -> None:
     frames[2].set_constraint(FixAtoms([0]))
     found = largest_curvature(Bowl(), Structures.from_atoms(frames), tolerance=1e-12, max_products=20)
     torch.testing.assert_close(found, torch.tensor([5.0, 8.0, 0.0]).double(), rtol=1e-12, atol=1e-12)
+
+
+def test_an_exhausted_space_on_a_hill_gives_the_least_negative_curvature() -> None:
+    frames = [Atoms([1, 4], [[3, 0, 0], [12, 0.5, 0]]), Atoms([7], [[21, 0, 1]])]
+    found = largest_curvature(Hill(), Structures.from_atoms(frames), tolerance=1e-12, max_products=20)
+    torch.testing.assert_close(found, torch.tensor([-2.0, -8.0]).double(), rtol=1e-12, atol=0)
 
 
 def test_direct_forces_give_the_largest_real_part() -> None:
