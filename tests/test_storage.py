@@ -12,9 +12,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"), [("Å\n", "Å\n".encode()), (b"\x00\xff", b"\x00\xff"), ("", b"")]
-)
+@pytest.mark.parametrize(("content", "expected"), [("Å\n", "Å\n".encode()), (b"\x00\xff", b"\x00\xff"), ("", b"")])
 def test_a_file_holds_what_was_written_and_nothing_is_left_beside_it(tmp_path, content, expected):
     atomic_write(tmp_path / "a.txt", content)
     assert (tmp_path / "a.txt").read_bytes() == expected
@@ -49,9 +47,7 @@ def test_a_file_that_appears_while_another_is_written_is_kept(tmp_path, monkeypa
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")])
-def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
-    tmp_path, monkeypatch, number, advice, overwrite
-):
+def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch, number, advice, overwrite):
     target = tmp_path / "a.txt"
     if overwrite:
         target.write_text("earlier")

@@ -18,6 +18,7 @@ from thalweg.potentials import POTENTIALS, build_potential
 from thalweg.potentials.contract import ConservativePotential, Potential, Prediction
 from thalweg.potentials.radial import smooth_cutoff, softened_length
 from thalweg.potentials.reference import Reference
+from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -36,6 +37,12 @@ def compounds() -> Structures:
     """Silicon and cadmium telluride, in cells and as a cluster."""
     telluride = bulk("CdTe", "zincblende", a=6.48, cubic=True)
     return _rattled([bulk("Si", cubic=True), telluride, Atoms(telluride.numbers, telluride.positions)])
+
+
+def tellurides() -> Structures:
+    """Cadmium telluride as a cell and as a cluster, 8 atoms each."""
+    telluride = bulk("CdTe", "zincblende", a=6.48, cubic=True)
+    return _rattled([telluride, Atoms(telluride.numbers, telluride.positions)])
 
 
 def _rattled(frames: list[Atoms]) -> Structures:
@@ -78,6 +85,8 @@ class Case:
 CASES = [
     Case("painn", lambda: painn(species=[14, 48, 52]), compounds),
     Case("painn of one layer", lambda: painn(species=[14], layers=1), silicon),
+    Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
+    Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
     Case("painn of three, Gaussians", lambda: painn(species=[14], layers=3, radial="gaussian"), silicon),
 ]
 

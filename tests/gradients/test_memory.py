@@ -7,8 +7,8 @@ import gc
 import pytest
 import torch
 from ase.build import bulk
-
 from tests.gradients.surfaces import Morse
+
 from thalweg.gradients import Implicit, Split, Unrolled
 from thalweg.gradients.memory import PeakMemory, SavedBytes
 from thalweg.relaxation.path import Path

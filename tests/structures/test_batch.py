@@ -38,9 +38,7 @@ def test_counts_offsets_owner_and_masses_describe_the_atoms(frames):
     assert batch.counts.tolist() == [8, 3, 4]
     assert batch.offsets == (0, 8, 11, 15)
     assert batch.owner.tolist() == [0] * 8 + [1] * 3 + [2] * 4
-    np.testing.assert_allclose(
-        batch.masses.numpy(), np.concatenate([a.get_masses() for a in frames]), rtol=1e-12
-    )
+    np.testing.assert_allclose(batch.masses.numpy(), np.concatenate([a.get_masses() for a in frames]), rtol=1e-12)
     assert batch.ids == ("0", "1", "2")
 
 

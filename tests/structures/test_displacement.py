@@ -60,9 +60,7 @@ def test_the_drift_is_weighted_by_mass():
     assert delta_q(moved, start).item() == pytest.approx(np.sqrt(reduced) * 0.5, rel=1e-12)
     rows = displacements(moved, start)
     assert rows[0, 0].item() == pytest.approx(0.5 * TELLURIUM / (CADMIUM + TELLURIUM), rel=1e-12)
-    assert torch.allclose(
-        (start.masses[:, None] * rows).sum(0), torch.zeros(3, dtype=torch.float64), atol=1e-12
-    )
+    assert torch.allclose((start.masses[:, None] * rows).sum(0), torch.zeros(3, dtype=torch.float64), atol=1e-12)
 
 
 def test_like_atoms_that_changed_places_have_not_moved_and_unlike_ones_have():
@@ -97,9 +95,7 @@ def test_any_translation_of_atoms_in_order_is_drift_even_across_half_the_cell(se
         moved = a.copy()
         moved.positions += shift + rng.integers(-2, 3, size=(len(a), 3)) @ a.cell.array
         for with_assignment in (True, False):
-            found = delta_q(
-                Structures.from_atoms(moved), Structures.from_atoms(b), assign=with_assignment
-            ).item()
+            found = delta_q(Structures.from_atoms(moved), Structures.from_atoms(b), assign=with_assignment).item()
             assert found == pytest.approx(expected, rel=1e-10)
 
 

@@ -54,9 +54,7 @@ def test_pairs_survive_the_round_trip_to_the_last_bit(tmp_path, dtype):
         assert same(getattr(after, label), getattr(before, label))
     for side in ("starts", "minima"):
         for name in ("positions", "numbers", "cell", "pbc", "owner", "free"):
-            assert torch.equal(getattr(getattr(after, side), name), getattr(getattr(before, side), name)), (
-                name
-            )
+            assert torch.equal(getattr(getattr(after, side), name), getattr(getattr(before, side), name)), name
 
 
 def test_labels_that_are_unknown_for_all_read_as_none(tmp_path):
@@ -146,16 +144,11 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def block(
-    role="start", *, pair="x", atoms=("Si 0 0 0", "Si 2.35 0 0"), lattice="5 0 0 0 5 0 0 0 5", more=""
-) -> str:
+def block(role="start", *, pair="x", atoms=("Si 0 0 0", "Si 2.35 0 0"), lattice="5 0 0 0 5 0 0 0 5", more="") -> str:
     cell = f'Lattice="{lattice}" ' if lattice else ""
     name = f"pair={pair} " if pair else ""
     kind = f"role={role} " if role else ""
-    return (
-        "\n".join([str(len(atoms)), f"{cell}Properties=species:S:1:pos:R:3 {name}{kind}{more}", *atoms])
-        + "\n"
-    )
+    return "\n".join([str(len(atoms)), f"{cell}Properties=species:S:1:pos:R:3 {name}{kind}{more}", *atoms]) + "\n"
 
 
 GOOD = block() + block("minimum")
@@ -246,9 +239,7 @@ def test_a_missing_file_and_a_folder_are_one_line(tmp_path):
 
 
 def test_atoms_at_the_limit_do_not_overlap(tmp_path):
-    (tmp_path / "a.xyz").write_text(
-        "".join(block(r, atoms=("Si 0 0 0", "Si 0 0 0.31")) for r in ("start", "minimum"))
-    )
+    (tmp_path / "a.xyz").write_text("".join(block(r, atoms=("Si 0 0 0", "Si 0 0 0.31")) for r in ("start", "minimum")))
     assert len(read_pairs(tmp_path / "a.xyz")) == 1
 
 

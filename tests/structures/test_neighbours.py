@@ -118,9 +118,7 @@ def test_every_edge_has_its_reverse_and_lies_within_the_cutoff():
 
 
 def test_edges_are_sorted_by_centre_and_the_same_in_any_batch():
-    structures = Structures.from_atoms(
-        [CASES[n][0] for n in ("diamond", "slab", "cluster", "small and skewed")]
-    )
+    structures = Structures.from_atoms([CASES[n][0] for n in ("diamond", "slab", "cluster", "small and skewed")])
     whole = find_edges(structures, 4.0)
     assert (whole.centre.diff() >= 0).all()
     for k in range(len(structures)):

@@ -26,9 +26,7 @@ def energies(*values) -> torch.Tensor:
 
 def test_selecting_keeps_everything_of_a_pair_together():
     forces = torch.arange(21.0, dtype=torch.float64).reshape(7, 3)
-    whole = pairs(
-        energy_start=energies(1, 2, 3, 4), energy_minimum=energies(-1, -2, -3, -4), forces_start=forces
-    )
+    whole = pairs(energy_start=energies(1, 2, 3, 4), energy_minimum=energies(-1, -2, -3, -4), forces_start=forces)
     chosen = whole.select([2, 0])
     assert len(chosen) == 2
     assert chosen.ids == chosen.minima.ids == ("c", "a")

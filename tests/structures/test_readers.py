@@ -56,9 +56,7 @@ def test_no_reader_recognises_or_stumbles_over_what_is_not_its_own(reader, tmp_p
 
 def test_what_no_reader_recognises_is_one_line(tmp_path):
     (tmp_path / "a.txt").write_text("hello\n")
-    with pytest.raises(
-        StructureError, match="no reader recognises this; known: extended XYZ file, folder of VASP"
-    ):
+    with pytest.raises(StructureError, match="no reader recognises this; known: extended XYZ file, folder of VASP"):
         import_pairs(tmp_path / "a.txt")
     with pytest.raises(StructureError, match="there is no such file or folder"):
         import_pairs(tmp_path / "none")
@@ -84,10 +82,7 @@ def test_minima_lie_next_to_their_starts_although_atoms_left_the_box():
     pairs = import_pairs(DATA).pairs
     moved = (pairs.minima.positions - pairs.starts.positions).norm(dim=1)
     assert moved.max() < 2.5
-    raw = [
-        line.split()[:3]
-        for line in (DATA / "Bond_Distortion_0.0%" / "CONTCAR").read_text().splitlines()[8:71]
-    ]
+    raw = [line.split()[:3] for line in (DATA / "Bond_Distortion_0.0%" / "CONTCAR").read_text().splitlines()[8:71]]
     fractions = torch.tensor([[float(x) for x in row] for row in raw], dtype=torch.float64)
     trial = pairs.with_ids(["vac_1_Cd_0/Bond_Distortion_0.0%"])
     as_written = trial.minima.with_positions(fractions @ trial.starts.cell[0])
@@ -143,9 +138,7 @@ def stretch(path: Path) -> None:
 
 
 def swap(path: Path) -> None:
-    path.write_text(
-        path.read_text().replace("   Cd   Te", "   Te   Cd").replace("   31    32", "   31    32")
-    )
+    path.write_text(path.read_text().replace("   Cd   Te", "   Te   Cd").replace("   31    32", "   31    32"))
 
 
 def overlap(path: Path) -> None:
@@ -192,16 +185,12 @@ def test_without_energies_pairs_are_read_and_a_note_says_so(defect):
     imported = import_pairs(defect)
     assert imported.pairs.energy_minimum is None
     assert set(imported.pairs.parents) == {"vac_1_Cd_0"}
-    assert imported.notes == (
-        "vac_1_Cd_0: no file with a 'distortions' map of energies: energies are left unknown",
-    )
+    assert imported.notes == ("vac_1_Cd_0: no file with a 'distortions' map of energies: energies are left unknown",)
 
 
 def test_one_energy_missing_is_unknown_and_noted(defect):
     path = defect / "vac_1_Cd_0.yaml"
-    path.write_text(
-        path.read_text().replace("  -0.6: -206.47819802\n", "").replace("-205.72650569", "diverged")
-    )
+    path.write_text(path.read_text().replace("  -0.6: -206.47819802\n", "").replace("-205.72650569", "diverged"))
     imported = import_pairs(defect)
     energies = dict(zip(imported.pairs.ids, imported.pairs.energy_minimum.tolist(), strict=True))
     assert math.isnan(energies["vac_1_Cd_0/Bond_Distortion_-60.0%"])

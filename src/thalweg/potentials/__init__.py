@@ -7,8 +7,9 @@ from typing import Any
 from thalweg.errors import PotentialError, nearest_known
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.painn import PaiNN
+from thalweg.potentials.stillinger_weber import StillingerWeber
 
-_KINDS: tuple[type[Potential], ...] = (PaiNN,)
+_KINDS: tuple[type[Potential], ...] = (PaiNN, StillingerWeber)
 
 POTENTIALS: dict[str, type[Potential]] = {potential.kind: potential for potential in _KINDS}
 """Every potential this library builds, by the `kind` that settings and files carry."""

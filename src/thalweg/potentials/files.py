@@ -8,8 +8,6 @@ written beside its place and moved there when complete, so that a file that exis
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from thalweg.errors import CheckpointError, OutputError, PotentialError, nearest_known
+from thalweg.errors import CheckpointError, PotentialError, nearest_known
 from thalweg.potentials import POTENTIALS, build_potential
 from thalweg.potentials.contract import Potential
+from thalweg.storage import atomic_write
 
 FORMAT = "thalweg potential"
 """What the header calls such a file."""
@@ -99,7 +98,7 @@ def save_potential(path: str | Path, potential: Potential) -> None:
     """
     header = potential_header(potential)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
-    _replace(Path(path), save(tensors, {"header": json.dumps(header)}))
+    atomic_write(path, save(tensors, {"header": json.dumps(header)}), overwrite=True)
 
 
 def load_potential(path: str | Path) -> Potential:
@@ -141,20 +140,3 @@ def _check_header(header: Mapping[str, Any], source: str) -> None:
         raise CheckpointError(
             f"{source}: floating type {header.get('dtype')!r} is not one of {', '.join(_DTYPES)}; save it again"
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: the model file cannot be written ({error.strerror}); choose a folder that can be"
-        ) from None

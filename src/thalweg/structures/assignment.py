@@ -30,9 +30,7 @@ _Reals = NDArray[np.float64]
 _Wholes = NDArray[np.int64]
 _MOST_ROUNDS = 100  # measured: 2 to 6 rounds settle a 64-atom cell
 _SEARCH_RANGE = 4.0  # Å; farther out the full assignment is cheaper than listing neighbours
-_SEARCH_LEAST = (
-    2.5  # Å; a shorter list costs more, as the search bins space by it (0.3 Å: 6 ms, 2.5 Å: 0.1 ms)
-)
+_SEARCH_LEAST = 2.5  # Å; a shorter list costs more, as the search bins space by it (0.3 Å: 6 ms, 2.5 Å: 0.1 ms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +92,7 @@ def check_alike(a: Structures, b: Structures, *, assign: bool) -> None:
             b (in another order, if `assign` is False), or a position that is not finite.
     """
     if len(a) != len(b):
-        raise StructureError(
-            f"cannot compare {len(a)} structures with {len(b)}: give the same number of both"
-        )
+        raise StructureError(f"cannot compare {len(a)} structures with {len(b)}: give the same number of both")
     for k, name in enumerate(b.ids):
         ours = a.numbers[a.offsets[k] : a.offsets[k + 1]]
         theirs = b.numbers[b.offsets[k] : b.offsets[k + 1]]
