@@ -28,8 +28,8 @@ from thalweg.training.checks import check_frames
 from thalweg.training.digest import digest_frames, digest_potential
 from thalweg.training.labelled import LabelledFrames
 from thalweg.training.optimiser import Optimiser
-from thalweg.training.processes import Processes, Report, launch
-from thalweg.training.run import RunResult, Step, run
+from thalweg.training.processes import Job, Processes, Report, launch
+from thalweg.training.run import RunResult, Step, Task, run
 from thalweg.training.run_folder import Identity, identify
 from thalweg.training.settings import MatchingSettings, TrainSettings
 
@@ -46,7 +46,7 @@ class TakesReference(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainJob:
+class TrainJob(Job):
     """All that a process needs."""
 
     settings: TrainSettings
@@ -54,7 +54,6 @@ class TrainJob:
     potential: Potential
     frames: Frames
     validation: Frames | None
-    progress: Callable[[Report], None] | None
 
 
 def train(
@@ -85,7 +84,7 @@ def train(
         if part is not None:
             potential.check(part.structures)
     identity = identify(settings, digest_frames(frames, validation), digest_potential(potential))
-    return launch(settings.device, _work, TrainJob(settings, identity, potential, frames, validation, progress))
+    return launch(settings.device, _work, TrainJob(progress, settings, identity, potential, frames, validation))
 
 
 def build_base(settings: TrainSettings, frames: Frames) -> Potential:
@@ -120,7 +119,7 @@ def _work(processes: Processes, job: TrainJob) -> RunResult:
     return run(_Matching(processes, job), job.settings, job.identity, processes, job.progress)
 
 
-class _Matching:
+class _Matching(Task):
     """The task of force matching."""
 
     command: ClassVar[str] = "train"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,12 +45,12 @@ class Report:
     """The newest line of metrics."""
 
 
-class Job(Protocol):
+@dataclass(frozen=True, eq=False)
+class Job:
     """What is run: its fields travel to other processes, so they must be picklable."""
 
-    @property
-    def progress(self) -> Callable[[Report], None] | None:
-        """Called after each update, in the process that launched."""
+    progress: Callable[[Report], None] | None
+    """Called with each line of metrics, in the process that launched."""
 
 
 _Job = TypeVar("_Job", bound=Job)
@@ -118,7 +118,7 @@ def launch(settings: DeviceSettings, function: Callable[[Processes, _Job], _Resu
     outside = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" in os.environ
     fabric = Fabric(accelerator=kind, devices=settings.devices, strategy="ddp" if outside else "ddp_spawn")
     with _Relay.listening(job.progress) as relay:
-        sent = replace(job, progress=relay)  # type: ignore[type-var]
+        sent = replace(job, progress=relay)
         try:
             result: _Result = fabric.launch(partial(_inside, function=function, job=sent, relay=relay))
         except Exception:

@@ -11,10 +11,11 @@ task.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import save_potential
@@ -37,7 +38,7 @@ class Step:
     """Lines for the record of certificates."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """What the loop drives."""
 
     command: ClassVar[str]
@@ -47,21 +48,27 @@ class Task(Protocol):
     optimiser: Optimiser
     """What steps it."""
 
+    @abstractmethod
     def begin(self) -> None:
         """Measure what a fresh run needs."""
 
+    @abstractmethod
     def scalars(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold besides tensors, of JSON types."""
 
+    @abstractmethod
     def restore(self, scalars: dict[str, Any]) -> None:
         """Take back what `scalars` returned."""
 
+    @abstractmethod
     def step(self, update: int) -> Step:
         """Make update number `update` (from 0)."""
 
+    @abstractmethod
     def validate(self) -> dict[str, Any] | None:
         """Return figures of held-out data with their `score` (lower is better); None without such data."""
 
+    @abstractmethod
     def results(self) -> dict[str, Any]:
         """Return what goes into the results besides what every run has."""
 

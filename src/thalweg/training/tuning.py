@@ -31,8 +31,8 @@ from thalweg.training.checks import check_tuning
 from thalweg.training.digest import digest_pairs, digest_potential
 from thalweg.training.objective import Loss, objective
 from thalweg.training.optimiser import Optimiser, Stepped
-from thalweg.training.processes import Processes, Report, launch
-from thalweg.training.run import RunResult, Step, run
+from thalweg.training.processes import Job, Processes, Report, launch
+from thalweg.training.run import RunResult, Step, Task, run
 from thalweg.training.run_folder import Identity, identify
 from thalweg.training.scoring import figures, reach
 from thalweg.training.settings import TuneSettings
@@ -41,7 +41,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, eq=False)
-class TuneJob:
+class TuneJob(Job):
     """All that a process needs."""
 
     settings: TuneSettings
@@ -49,7 +49,6 @@ class TuneJob:
     potential: Potential
     pairs: Pairs
     validation: Pairs | None
-    progress: Callable[[Report], None] | None
 
 
 def tune(
@@ -78,7 +77,7 @@ def tune(
     """
     check_tuning(settings, potential, pairs, validation)
     identity = identify(settings, digest_pairs(pairs, validation), digest_potential(potential))
-    job = TuneJob(settings, identity, copy.deepcopy(potential), pairs, validation, progress)
+    job = TuneJob(progress, settings, identity, copy.deepcopy(potential), pairs, validation)
     return launch(settings.device, _work, job)
 
 
@@ -95,7 +94,7 @@ class _Share:
     saved_bytes: int | None
 
 
-class _Tuning:
+class _Tuning(Task):
     """The task of tuning."""
 
     command: ClassVar[str] = "tune"
