@@ -9,6 +9,7 @@ lists are found once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,7 +127,8 @@ class _Matching(Task):
 
     def __init__(self, processes: Processes, job: TrainJob) -> None:
         self.processes, self.settings = processes, job.settings
-        self.potential = job.potential.to(processes.device)
+        # a copy: parameters sent to several processes lie in memory they share
+        self.potential = copy.deepcopy(job.potential).to(processes.device)
         self.optimiser = Optimiser(self.potential, job.settings.optimiser)
         self._train = self._labelled(job.frames)
         self._held = None if job.validation is None else self._labelled(job.validation)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -120,20 +120,31 @@ def launch(settings: DeviceSettings, function: Callable[[Processes, _Job], _Resu
     with _Relay.listening(job.progress) as relay:
         sent = replace(job, progress=relay)
         try:
-            result: _Result = fabric.launch(partial(_inside, function=function, job=sent, relay=relay))
+            box: _Box[_Result] = fabric.launch(partial(_inside, function=function, job=sent, relay=relay))
         except Exception:
             relay.raise_error()
             raise
-    return result
+    return box.value
 
 
-def _inside(fabric: Fabric, function: Callable[[Processes, _Job], _Result], job: _Job, relay: _Relay) -> _Result:
+class _Box(Generic[_Result]):
+    """Hides a result from the launcher, which would look into it for tensors and stumble over frozen values."""
+
+    def __init__(self, value: _Result) -> None:
+        self.value = value
+
+
+def _inside(fabric: Fabric, function: Callable[[Processes, _Job], _Result], job: _Job, relay: _Relay) -> _Box[_Result]:
     processes = Processes(fabric.device, fabric.global_rank, fabric.world_size, fabric)
     try:
-        return function(processes, job)
+        result = function(processes, job)
+        fabric.barrier()
     except ThalwegError as error:
         relay.send(error)  # the launcher would know only its traceback
         raise
+    finally:  # a process that exits with a group still open was seen to abort
+        torch.distributed.destroy_process_group()
+    return _Box(result)
 
 
 class _Relay:

@@ -77,7 +77,7 @@ def tune(
     """
     check_tuning(settings, potential, pairs, validation)
     identity = identify(settings, digest_pairs(pairs, validation), digest_potential(potential))
-    job = TuneJob(progress, settings, identity, copy.deepcopy(potential), pairs, validation)
+    job = TuneJob(progress, settings, identity, potential, pairs, validation)
     return launch(settings.device, _work, job)
 
 
@@ -103,7 +103,8 @@ class _Tuning(Task):
         self.processes, self.settings = processes, job.settings
         wanted = job.settings.device.dtype
         dtype = next(job.potential.parameters()).dtype if wanted is None else _DTYPES[wanted]
-        self.potential = job.potential.to(processes.device, dtype)
+        # a copy: the base stays as it is, and parameters sent to several processes lie in memory they share
+        self.potential = copy.deepcopy(job.potential).to(processes.device, dtype)
         self.optimiser = Optimiser(self.potential, job.settings.optimiser)
         self._pairs = job.pairs.to(processes.device, dtype)
         self._held = None if job.validation is None else job.validation.to(processes.device, dtype)
