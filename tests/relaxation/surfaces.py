@@ -17,7 +17,7 @@ from thalweg.structures.neighbours import Edges
 
 
 class Bowl(ConservativePotential):
-    """E = Σ ½ k_z |x − c_z|²: each element has its own stiffness k_z = 1 + z eV/Å² and centre (3 z, 0, 0) Å."""
+    """E = Σ ½ k_z |x − c_z|²: element z has stiffness k_z = 1 + z eV/Å² and centre (3 z, 0, 0) Å."""
 
     kind: ClassVar[str] = "bowl"
     cutoff = 1.0
@@ -43,7 +43,7 @@ class Bowl(ConservativePotential):
 
 
 class Morse(ConservativePotential):
-    """Pairs at D ((1 − e^{−a (r − r₀)})² − 1) under a smooth window; argon-like numbers, stiff enough to relax."""
+    """Pairs at D ((1 − e^{−a (r − r₀)})² − 1) under a smooth window."""
 
     kind: ClassVar[str] = "morse"
     cutoff = 5.5

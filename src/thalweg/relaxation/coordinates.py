@@ -1,8 +1,9 @@
 """Free coordinates: what a relaxation moves, as rows of three numbers with an owner each.
 
 A relaxer sees only rows, the forces on them and their owners; it does not know whether a row is an atom or a
-piece of the cell. `Positions` moves atoms in a fixed cell: one row per atom, rows are Cartesian positions (Å),
-forces on fixed components are zero. A variable cell adds three rows per structure and changes nothing else.
+piece of the cell. `Positions` moves atoms in a fixed cell: one row per atom, rows are Cartesian positions
+(Å), forces on fixed components are zero. A variable cell adds three rows per structure and changes nothing
+else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thalweg.potentials.contract import Potential
@@ -30,6 +31,10 @@ class FreeCoordinates(ABC):
     @abstractmethod
     def owner(self, structures: Structures) -> Int[Tensor, " rows"]:
         """Return the index of the structure that each row belongs to, ascending."""
+
+    @abstractmethod
+    def free(self, structures: Structures) -> Bool[Tensor, "rows 3"]:
+        """Return which components may move; forces on the others are zero."""
 
     @abstractmethod
     def place(self, structures: Structures, rows: Float[Tensor, "rows 3"]) -> Structures:
@@ -74,6 +79,10 @@ class Positions(FreeCoordinates):
     def owner(self, structures: Structures) -> Int[Tensor, " rows"]:
         """Return the owner of each atom."""
         return structures.owner
+
+    def free(self, structures: Structures) -> Bool[Tensor, "rows 3"]:
+        """Return the free mask of the atoms."""
+        return structures.free
 
     def place(self, structures: Structures, rows: Float[Tensor, "rows 3"]) -> Structures:
         """Return the structures with these positions."""

@@ -1,11 +1,12 @@
 """FIRE: damped dynamics that speeds up while it runs downhill and stops dead when it would run uphill.
 
-    P = F·v;   P > 0:  v ← (1 − a) v + a |v| F/|F|,  and after `nmin` such steps  dt ← min(finc dt, dtmax), a ← fa a
-               P ≤ 0:  v ← 0, dt ← fdec dt, a ← astart
-    v ← v + dt F;   x ← x + dt v, the whole step of a structure scaled to length `maxstep` if it is longer
+    P = F·v
+    P > 0:  v ← (1 − a) v + a |v| F/|F|; after `nmin` such steps  dt ← min(finc dt, dtmax), a ← fa a
+    P ≤ 0:  v ← 0, dt ← fdec dt, a ← astart
+    v ← v + dt F;  x ← x + dt v, the whole step of a structure scaled to length `maxstep` if it is longer
 
-Every scalar belongs to one structure. Source: Bitzek, Koskinen, Gähler, Moseler and Gumbsch 2006; update order
-and defaults as in ASE, with unit masses.
+Every scalar belongs to one structure. Source: Bitzek, Koskinen, Gähler, Moseler and Gumbsch 2006; order of
+the updates and defaults as in ASE, with unit masses.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class _Ends:
         fmax: Float[Tensor, " moving"],
         energy: Float[Tensor, " moving"],
     ) -> None:
-        """Write down the structures that finished at the present rows; `done` and `verdict` lie on the host."""
+        """Write down what finished at the present rows; `done` and `verdict` lie on the host."""
         self.outcomes[batch.index.cpu()[done]] = verdict[done]
         done = done.to(batch.rows.device)
         where, rows = batch.index[done], done[batch.owner]
