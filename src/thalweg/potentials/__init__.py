@@ -1,0 +1,29 @@
+"""Interatomic potentials by name: adding one means one file here and one line in `POTENTIALS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thalweg.errors import PotentialError, nearest_known
+from thalweg.potentials.contract import Potential
+from thalweg.potentials.painn import PaiNN
+
+_KINDS: tuple[type[Potential], ...] = (PaiNN,)
+
+POTENTIALS: dict[str, type[Potential]] = {potential.kind: potential for potential in _KINDS}
+"""Every potential this library builds, by the `kind` that settings and files carry."""
+
+
+def build_potential(kind: str, settings: dict[str, Any]) -> Potential:
+    """Build a potential with fresh parameters.
+
+    Args:
+        kind: a key of `POTENTIALS`.
+        settings: what `from_settings` of that potential takes.
+
+    Raises:
+        PotentialError: an unknown kind, or settings that it refuses.
+    """
+    if kind not in POTENTIALS:
+        raise PotentialError(f"potential {kind!r} is not known: {nearest_known(kind, POTENTIALS)}")
+    return POTENTIALS[kind].from_settings(settings)

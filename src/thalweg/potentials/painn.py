@@ -1,0 +1,289 @@
+"""PaiNN: an energy from equivariant messages between atoms, laid out for fast second derivatives.
+
+Every atom i carries scalars s_i (C channels) and vectors v_i (3 × C). One layer is a message
+
+    Δs_i = n̄⁻¹ Σ_j W^s(d_ij) ∘ φ^s_j
+    Δv_i = n̄^-½ Σ_j [ W^r(d_ij) ∘ φ^r_j r̂_ij + W^v(d_ij) ∘ φ^v_j ∘ v_j ],   φ_j = Q σ(P s_j + p)
+
+with filters W(d) = Σ_k R_k(d) w_k, and an update
+
+    Δs_i = a^ss + a^sv ∘ Σ_xyz (U v_i) ∘ (V v_i),   Δv_i = a^vv ∘ U v_i,   a = MLP(s_i, ‖V v_i‖)
+
+E = Σ_i [scale · MLP(s_i) + shift_{z_i}]. Source: Schütt, Unke, Gastegger 2021, eqs. 7 to 10; departures: filters
+and Q have no bias, ‖x‖ is sqrt(1 + |x|²) − 1 (smooth at zero), and sums are divided by the typical number of
+neighbours n̄ (scalars, which add up) or its root (vectors, which partly cancel).
+
+The sums are reordered, which changes nothing but the time: Σ_j W_kc R_k(d_ij) Q_cb h_jb is taken as
+Σ_kb [W_kc Q_cb] [Σ_j R_k(d_ij) h_jb], one batched product over the slots of an atom and one plain product, so
+that no tensor of pairs × channels × 3 filters exists. In the first layer h is the species (one-hot), v is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from thalweg.errors import PotentialError, nearest_known
+from thalweg.potentials.contract import ConservativePotential
+from thalweg.potentials.neighbourhoods import Neighbourhoods, lay_out
+from thalweg.potentials.radial import RadialBasis, softened_length
+from thalweg.potentials.reference import Reference
+from thalweg.seeds import torch_stream
+from thalweg.structures.batch import Structures
+from thalweg.structures.neighbours import Edges
+
+_SILU_GAIN = 1.7
+"""Restores unit variance after SiLU of a unit normal: 1/sqrt(E[σ(x)²]) = 1.68."""
+_GATE_GAIN = 0.7
+"""Lower for the gates: at unit gain the products of an update grew from layer to layer (scalars of 1.5, 3.5 and
+350 in one draw of three layers); with this they stay between 1 and 3."""
+
+
+class PaiNNSettings(BaseModel):
+    """The values that fix a PaiNN and its initial parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    species: Annotated[tuple[int, ...], Strict(False)] = Field(min_length=1)
+    """Atomic numbers, kept ascending."""
+    channels: int = Field(default=32, ge=1)
+    """C, the width of scalars and vectors."""
+    layers: int = Field(default=2, ge=1)
+    """Messages passed; the reach is layers × cutoff."""
+    cutoff: float = Field(default=4.2, gt=0, allow_inf_nan=False)
+    """r_c, Å."""
+    radial: Literal["bessel", "gaussian"] = "bessel"
+    """Radial basis."""
+    radial_functions: int = Field(default=8, ge=1)
+    """Number of radial functions."""
+    average_neighbours: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    """n̄, the typical number of neighbours, by which sums over neighbours are normalised."""
+    seed: int = 0
+    """Root seed of the initial parameters."""
+
+    @field_validator("species")
+    @classmethod
+    def _ascending(cls, species: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(species)) != len(species) or not all(0 < z < len(chemical_symbols) for z in species):
+            raise ValueError("allowed are different atomic numbers from 1 to 118")
+        return tuple(sorted(species))
+
+
+class Linear(nn.Module):
+    """y = x A + b, with A drawn from N(0, gain²/rows) and b zero."""
+
+    def __init__(
+        self, rows: int, columns: int, generator: torch.Generator, *, gain: float = 1.0, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = _normal(generator, rows, columns, scale=gain / math.sqrt(rows))
+        self.bias = nn.Parameter(torch.zeros(columns, dtype=torch.float32)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch columns"]:
+        """Return x A + b."""
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class Perceptron(nn.Module):
+    """Two linear maps with SiLU between them."""
+
+    def __init__(
+        self, rows: int, hidden: int, columns: int, generator: torch.Generator, *, gain: float = _SILU_GAIN
+    ) -> None:
+        super().__init__()
+        self.inner = Linear(rows, hidden, generator)
+        self.outer = Linear(hidden, columns, generator, gain=gain)
+
+    def forward(self, x: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch columns"]:
+        """Return B σ(A x + a) + b."""
+        out: Tensor = self.outer(silu(self.inner(x)))
+        return out
+
+
+class Message(nn.Module):
+    """Sums over neighbours; `width` is C, or the number of species in the first layer (`first`)."""
+
+    def __init__(
+        self,
+        width: int,
+        channels: int,
+        radial: int,
+        generator: torch.Generator,
+        *,
+        first: bool,
+        neighbours: float,
+    ) -> None:
+        super().__init__()
+        parts = 2 if first else 3  # filters of s, r and, where there are vectors to send, v
+        self.neighbours = neighbours
+        self.hidden = None if first else Linear(channels, width, generator)
+        gain = 1.0 if first else _SILU_GAIN / math.sqrt(width)
+        self.mix = _normal(generator, parts, width, channels, scale=gain)
+        self.filters = _normal(generator, parts, radial, channels)
+
+    def forward(
+        self,
+        s: Float[Tensor, "atoms width"],
+        v: Float[Tensor, "atoms 3 channels"] | None,
+        geometry: tuple[Float[Tensor, "atoms radial slots"], Float[Tensor, "atoms radial3 slots"]],
+        around: Neighbourhoods,
+    ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
+        """Return Δs and Δv from the scalars (in the first layer one-hot species) and vectors of all atoms."""
+        _, radial, channels = self.filters.shape
+        atoms, (scalar, directed) = len(s), geometry
+        h = s if self.hidden is None else silu(self.hidden(s))
+        filters = self.filters / math.sqrt(self.neighbours)
+        # W_kc Q_cb of the s and r filters, laid out as (k, b) × c
+        weights = (filters[:2].unsqueeze(2) * self.mix[:2].unsqueeze(1)).flatten(1, 2)
+        sent = around.gather(h)
+        ds = (scalar @ sent).view(atoms, -1) @ weights[0]  # product: atoms, radial, width
+        ds = ds / math.sqrt(self.neighbours)
+        dv = (directed @ sent).view(atoms, 3, -1) @ weights[1]  # product: atoms, 3 radial, width
+        if v is not None:
+            u = (h @ self.mix[2]).unsqueeze(1) * v
+            carried = (scalar @ around.gather(u.flatten(1))).view(atoms, radial, 3, channels)
+            dv = dv + (carried * filters[2].unsqueeze(1)).sum(dim=1)
+        return ds, dv
+
+
+class Update(nn.Module):
+    """Mixing within an atom; the last one gives scalars only, for nothing reads its vectors."""
+
+    def __init__(self, channels: int, generator: torch.Generator, *, last: bool) -> None:
+        super().__init__()
+        self.last = last
+        self.mix = Linear(channels, 2 * channels, generator, bias=False)
+        gates = (2 if last else 3) * channels
+        self.gates = Perceptron(2 * channels, channels, gates, generator, gain=_GATE_GAIN)
+
+    def forward(
+        self, s: Float[Tensor, "atoms channels"], v: Float[Tensor, "atoms 3 channels"]
+    ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"] | None]:
+        """Return the next s and v (None after the last layer)."""
+        u, w = self.mix(v).chunk(2, dim=-1)
+        length = (1.0 + w.square().sum(dim=1)).sqrt() - 1.0
+        gates = self.gates(torch.cat([s, length], dim=1)).chunk(2 if self.last else 3, dim=1)
+        s = s + gates[0] + gates[1] * (u * w).sum(dim=1)
+        return s, None if self.last else v + gates[2].unsqueeze(1) * u
+
+
+class PaiNN(ConservativePotential):
+    """Equivariant message passing with an energy; built from `PaiNNSettings`, in float32."""
+
+    kind: ClassVar[str] = "painn"
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, settings: PaiNNSettings) -> None:
+        """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
+        super().__init__()
+        self._settings = settings
+        self.species = settings.species
+        self.cutoff = settings.cutoff
+        c, k, z = settings.channels, settings.radial_functions, len(settings.species)
+        generator = torch_stream(settings.seed, "painn parameters")
+        self.radial = RadialBasis(settings.radial, settings.cutoff, k)
+        self.embedding = _normal(generator, z, c)
+        self.messages = nn.ModuleList(
+            Message(c if n else z, c, k, generator, first=n == 0, neighbours=settings.average_neighbours)
+            for n in range(settings.layers)
+        )
+        self.updates = nn.ModuleList(
+            Update(c, generator, last=n == settings.layers - 1) for n in range(settings.layers)
+        )
+        self.readout = Perceptron(c, c, 1, generator)
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("shift", torch.zeros(z, dtype=torch.float32))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plain values from which `from_settings` builds the same network."""
+        return self._settings.model_dump(mode="json")
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build a network with the fresh parameters of its seed; see `PaiNNSettings` for the keys.
+
+        Raises:
+            PotentialError: an unknown key, a wrong type or a value outside its range.
+        """
+        try:
+            return cls(PaiNNSettings.model_validate(settings))
+        except ValidationError as error:
+            raise PotentialError(_first_fault(error)) from None
+
+    def set_reference(self, reference: Reference) -> None:
+        """Take the shift of every species (eV) and the scale from a reference.
+
+        Raises:
+            PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
+        """
+        missing = [chemical_symbols[z] for z in self.species if z not in reference.shift]
+        if missing:
+            raise PotentialError(
+                f"the reference has no shift for {', '.join(missing)}: fit it to structures with them"
+            )
+        shift = [reference.shift[z] for z in self.species]
+        if not all(math.isfinite(value) for value in shift):
+            raise PotentialError(f"shifts are {shift} eV: allowed are finite energies")
+        if not 0.0 < reference.scale < math.inf:
+            raise PotentialError(f"scale is {reference.scale}: allowed is a finite number above 0")
+        with torch.no_grad():
+            self.shift.copy_(torch.tensor(shift, dtype=torch.float64))
+            self.scale.fill_(reference.scale)
+
+    def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
+        """Return the energy of each structure, eV."""
+        self._check_input(structures)
+        around = lay_out(structures, edges, self.cutoff)
+        geometry = self._geometry(around)
+        known = torch.tensor(self.species, device=structures.device)
+        element = torch.searchsorted(known, structures.numbers)
+        one_hot = (element.unsqueeze(1) == torch.arange(len(known), device=structures.device)).to(self.scale)
+        s, v = one_hot, None
+        for n, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
+            ds, dv = message(s, v, geometry, around)
+            s = ds + (s if n else one_hot @ self.embedding)
+            s, v = update(s, dv if v is None else v + dv)
+        per_atom = self.scale * self.readout(s).squeeze(1) + one_hot @ self.shift
+        return structures.total(per_atom)
+
+    def _geometry(
+        self, around: Neighbourhoods
+    ) -> tuple[Float[Tensor, "atoms radial slots"], Float[Tensor, "atoms radial3 slots"]]:
+        """Return R_k(d) and r̂ R_k(d) (component major), which all layers share."""
+        r = around.vectors
+        d = softened_length(r)
+        radial = self.radial(d)  # radial, atoms, slots
+        directed = (r / d).unsqueeze(1) * radial
+        return radial.transpose(0, 1), directed.flatten(0, 1).transpose(0, 1)
+
+    def _check_input(self, structures: Structures) -> None:
+        if structures.dtype != self.scale.dtype:
+            raise PotentialError(
+                f"structures are {structures.dtype} but this {self.kind} potential is {self.scale.dtype}: "
+                f"convert one with .to(dtype=...)"
+            )
+        self.check(structures)
+
+
+def _normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> nn.Parameter:
+    return nn.Parameter(scale * torch.randn(shape, generator=generator, dtype=torch.float32))
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    where, value = ".".join(str(part) for part in fault["loc"]), fault.get("input")
+    if fault["type"] == "extra_forbidden":
+        return f"painn has no setting {where!r}: {nearest_known(where, PaiNNSettings.model_fields)}"
+    if fault["type"] == "missing":
+        return f"painn needs the setting {where!r}, e.g. species: [14] for silicon"
+    return f"painn setting {where!r} is {value!r}: {fault['msg'].removeprefix('Value error, ')}"
