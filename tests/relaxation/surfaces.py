@@ -16,6 +16,14 @@ from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
 
+def vacancy_in_silicon(sigma: float, seed: int, repeat: int = 2) -> Atoms:
+    """Return silicon with one atom removed and the others displaced by `sigma` Å."""
+    atoms = bulk("Si", cubic=True) * repeat
+    del atoms[seed % len(atoms)]
+    atoms.positions += np.random.default_rng(seed).normal(scale=sigma, size=atoms.positions.shape)
+    return atoms
+
+
 class Bowl(ConservativePotential):
     """E = Σ ½ k_z |x − c_z|²: element z has stiffness k_z = 1 + z eV/Å² and centre (3 z, 0, 0) Å."""
 
@@ -71,17 +79,15 @@ class Morse(ConservativePotential):
         return structures.total(per_atom)
 
 
-class Counting(Potential):
-    """Passes everything on and writes down how many atoms each call evaluated."""
+class Wrapped(Potential):
+    """Passes everything on to another potential; the base of the witnesses and saboteurs below."""
 
-    kind: ClassVar[str] = "counting"
+    kind: ClassVar[str] = "wrapped"
     conservative: ClassVar[bool] = True
 
     def __init__(self, inner: Potential) -> None:
         super().__init__()
         self.inner, self.cutoff, self.species = inner, inner.cutoff, inner.species
-        self.atoms: list[int] = []
-        self.calls: list[tuple[str, ...]] = []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -94,9 +100,75 @@ class Counting(Potential):
     def forward(
         self, structures: Structures, *, edges: Edges | None = None, graph: bool = False, stress: bool = False
     ) -> Prediction:
-        self.atoms.append(len(structures.positions))
-        self.calls.append(structures.ids)
         return self.inner(structures, edges=edges, graph=graph, stress=stress)
+
+
+class Counting(Wrapped):
+    """Writes down what each call evaluated."""
+
+    def __init__(self, inner: Potential) -> None:
+        super().__init__(inner)
+        self.atoms: list[int] = []
+        self.ids: list[tuple[str, ...]] = []
+        self.edges_given: list[bool] = []
+
+    def forward(
+        self, structures: Structures, *, edges: Edges | None = None, graph: bool = False, stress: bool = False
+    ) -> Prediction:
+        self.atoms.append(len(structures.positions))
+        self.ids.append(structures.ids)
+        self.edges_given.append(edges is not None)
+        return super().forward(structures, edges=edges, graph=graph, stress=stress)
+
+
+class Poisoned(Wrapped):
+    """From call number `start` on, the structure `victim` gets a value that is not finite."""
+
+    def __init__(
+        self, inner: Potential, victim: str, start: int, value: float, where: str = "forces"
+    ) -> None:
+        super().__init__(inner)
+        self.victim, self.start, self.value, self.where, self.count = victim, start, value, where, 0
+
+    def forward(
+        self, structures: Structures, *, edges: Edges | None = None, graph: bool = False, stress: bool = False
+    ) -> Prediction:
+        given = super().forward(structures, edges=edges, graph=graph, stress=stress)
+        self.count += 1
+        if self.count <= self.start or self.victim not in structures.ids:
+            return given
+        k = structures.ids.index(self.victim)
+        energy, forces = given.energy.clone(), given.forces.clone()
+        if self.where == "energy":
+            energy[k] = self.value
+        else:
+            forces[structures.atoms_of([k])[-1], 1] = self.value
+        return Prediction(energy=energy, forces=forces)
+
+
+class Swirl(Potential):
+    """Direct forces F = −A x with a matrix A per atom that is not symmetric."""
+
+    kind: ClassVar[str] = "swirl"
+    conservative: ClassVar[bool] = False
+    cutoff = 1.0
+    species = tuple(range(1, 20))
+    matrix = torch.tensor([[4.0, 1.5, 0.0], [-1.5, 3.0, 0.5], [0.0, -0.5, 9.0]], dtype=torch.float64)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        return cls()
+
+    def forward(
+        self, structures: Structures, *, edges: Edges | None = None, graph: bool = False, stress: bool = False
+    ) -> Prediction:
+        forces = -structures.positions @ self.matrix.T
+        energy = structures.total(0.5 * structures.positions.square().sum(dim=1))
+        return Prediction(energy=energy, forces=forces)
 
 
 class PotentialCalculator(Calculator):

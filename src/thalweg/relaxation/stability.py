@@ -94,10 +94,6 @@ def largest_curvature(
     Raises:
         SettingsError: a tolerance or number of products outside its range.
     """
-    if not tolerance > 0:
-        raise SettingsError(f"tolerance is {tolerance}: allowed is a number above 0, e.g. 1e-3")
-    if max_products < 1:
-        raise SettingsError(f"max_products is {max_products}: allowed is 1 or more, e.g. 60")
     return _largest(potential, structures, coordinates, tolerance, max_products, seed).value
 
 
@@ -135,7 +131,12 @@ def check_alpha(
         tolerance: see `largest_curvature`.
         max_products: see `largest_curvature`.
         seed: see `largest_curvature`.
+
+    Raises:
+        SettingsError: alpha, tolerance or number of products outside its range.
     """
+    if not alpha > 0:
+        raise SettingsError(f"alpha is {alpha}: allowed is a step size above 0 Å²/eV, e.g. 0.03")
     found = _largest(potential, structures, coordinates, tolerance, max_products, seed)
     worst = int(torch.nan_to_num(found.value, nan=math.inf).argmax())
     curvature = float(found.value[worst])
@@ -180,7 +181,7 @@ def safe_alpha(
         seed: see `largest_curvature`.
 
     Raises:
-        SettingsError: `product` or `largest` outside its range.
+        SettingsError: `product`, `largest`, tolerance or number of products outside its range.
         PotentialError: the curvature is not finite at a structure.
     """
     if not 0 < product < 2:
@@ -208,6 +209,10 @@ def _largest(
     seed: int,
 ) -> _Largest:
     """Grow an orthonormal Krylov basis of all structures at once until every top eigenvalue has settled."""
+    if not tolerance > 0:
+        raise SettingsError(f"tolerance is {tolerance}: allowed is a number above 0, e.g. 1e-3")
+    if max_products < 1:
+        raise SettingsError(f"max_products is {max_products}: allowed is 1 or more, e.g. 60")
     curvature = Curvature(potential, structures, coordinates)
     owner, n = curvature.owner, len(structures)
     v = _start(curvature, structures, seed)
