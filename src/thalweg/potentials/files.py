@@ -125,11 +125,13 @@ def load_potential(path: str | Path) -> Potential:
         raise CheckpointError(
             f"{path}: this is not a model file or it is damaged ({reason}); save it again"
         ) from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the header is {header!r}, not a mapping; save the potential again")
     return potential_from_header(header, tensors, source=str(path))
 
 
 def _check_header(header: Mapping[str, Any], source: str) -> None:
-    if not isinstance(header, Mapping) or header.get("format") != FORMAT:
+    if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{source}: the header does not say {FORMAT!r}; give a file written by save_potential"
         )

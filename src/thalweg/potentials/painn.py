@@ -9,13 +9,13 @@ with filters W(d) = Σ_k R_k(d) w_k, and an update
 
     Δs_i = a^ss + a^sv ∘ Σ_xyz (U v_i) ∘ (V v_i),   Δv_i = a^vv ∘ U v_i,   a = MLP(s_i, ‖V v_i‖)
 
-E = Σ_i [scale · MLP(s_i) + shift_{z_i}]. Source: Schütt, Unke, Gastegger 2021, eqs. 7 to 10; departures: filters
-and Q have no bias, ‖x‖ is sqrt(1 + |x|²) − 1 (smooth at zero), and sums are divided by the typical number of
-neighbours n̄ (scalars, which add up) or its root (vectors, which partly cancel).
+E = Σ_i [scale · MLP(s_i) + shift_{z_i}]. Source: Schütt, Unke, Gastegger 2021, eqs. 7 to 10; departures:
+filters and Q have no bias, ‖x‖ is sqrt(1 + |x|²) − 1 (smooth at zero), and sums are divided by the typical
+number of neighbours n̄ (scalars, which add up) or its root (vectors, which partly cancel).
 
 The sums are reordered, which changes nothing but the time: Σ_j W_kc R_k(d_ij) Q_cb h_jb is taken as
 Σ_kb [W_kc Q_cb] [Σ_j R_k(d_ij) h_jb], one batched product over the slots of an atom and one plain product, so
-that no tensor of pairs × channels × 3 filters exists. In the first layer h is the species (one-hot), v is zero.
+that no tensor of pairs × channels × 3 filters exists. In the first layer h is the one-hot species, v is zero.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from thalweg.structures.neighbours import Edges
 _SILU_GAIN = 1.7
 """Restores unit variance after SiLU of a unit normal: 1/sqrt(E[σ(x)²]) = 1.68."""
 _GATE_GAIN = 0.7
-"""Lower for the gates: at unit gain the products of an update grew from layer to layer (scalars of 1.5, 3.5 and
-350 in one draw of three layers); with this they stay between 1 and 3."""
+"""Lower for the gates: at full gain the products of an update grew from layer to layer (scalars of 1.5, 3.5
+and 350 in one draw of three layers); with this they stay between 1 and 3."""
 
 
 class PaiNNSettings(BaseModel):

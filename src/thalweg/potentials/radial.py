@@ -14,7 +14,6 @@ Called by message-passing potentials through `RadialBasis`, which is basis times
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,12 +24,9 @@ from thalweg.errors import PotentialError, nearest_known
 SOFTENING = 1e-3
 """ε of the softened length, Å: shifts a distance of 2 Å by 2.5e-7 Å."""
 
-RadialKind = Literal["bessel", "gaussian"]
-"""Names of the bases in settings."""
-
 
 def softened_length(
-    vectors: Float[Tensor, " components *pairs"], softening: float = SOFTENING
+    vectors: Float[Tensor, "components *pairs"], softening: float = SOFTENING
 ) -> Float[Tensor, " *pairs"]:
     """Return sqrt(|r|² + ε²) over the first axis (Å): a length whose derivatives are finite at r = 0.
 
@@ -64,7 +60,7 @@ def smooth_cutoff(
 
 def bessel_basis(
     distance: Float[Tensor, " *pairs"], cutoff: float, count: int
-) -> Float[Tensor, " count *pairs"]:
+) -> Float[Tensor, "count *pairs"]:
     """Return b_n(d) = sqrt(2/r_c) sin(nπd/r_c)/d for n = 1 … count: orthonormal on the ball of radius r_c.
 
     Args:
@@ -81,7 +77,7 @@ def bessel_basis(
 
 def gaussian_basis(
     distance: Float[Tensor, " *pairs"], cutoff: float, count: int
-) -> Float[Tensor, " count *pairs"]:
+) -> Float[Tensor, "count *pairs"]:
     """Return exp(−(d−μ_n)²/2σ²), μ_n even on [0, r_c], σ their spacing (r_c for a single function).
 
     Args:
@@ -106,7 +102,7 @@ class RadialBasis(nn.Module):
     then has unit variance over evenly spread neighbours, whatever the basis, cutoff and number of functions.
     """
 
-    def __init__(self, kind: RadialKind, cutoff: float, count: int, order: int = 6) -> None:
+    def __init__(self, kind: str, cutoff: float, count: int, order: int = 6) -> None:
         """Choose the functions.
 
         Args:
@@ -132,7 +128,7 @@ class RadialBasis(nn.Module):
         square = self.forward(cutoff * x).square().sum(dim=0)
         self.norm = float((3.0 * x.square() * square).mean().rsqrt())
 
-    def forward(self, distance: Float[Tensor, " *pairs"]) -> Float[Tensor, " count *pairs"]:
+    def forward(self, distance: Float[Tensor, " *pairs"]) -> Float[Tensor, "count *pairs"]:
         """Return R_n(d) for distances above 0 (Å)."""
         basis = _BASES[self.kind](distance, self.cutoff, self.count)
         return basis * (self.norm * smooth_cutoff(distance, self.cutoff, self.order))

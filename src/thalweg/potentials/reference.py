@@ -1,7 +1,7 @@
 """The energy reference of a potential: one shift per species and one scale, fitted to labelled structures.
 
-A network that predicts numbers of order one learns the rest of E = Σ_i (scale · ε_i + shift_{z_i}): the shifts
-carry the energies of the elements (least squares on compositions), the scale is the root mean square force.
+A network that predicts numbers of order one learns the rest of E = Σ_i (scale · ε_i + shift_{z_i}): the
+shifts carry the energies of the elements (least squares on compositions), the scale is the rms force.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def fit_reference(
     """
     if energy.shape != (len(structures),) or forces.shape != structures.positions.shape:
         raise StructureError(
-            f"labels have shapes {tuple(energy.shape)} and {tuple(forces.shape)}: needed are one energy for each "
-            f"of {len(structures)} structures and three forces for each of {len(structures.positions)} atoms"
+            f"labels have shapes {tuple(energy.shape)} and {tuple(forces.shape)}: "
+            f"needed are {len(structures)} energies and {len(structures.positions)} forces"
         )
     if not (energy.isfinite().all() and forces.isfinite().all()):
         raise StructureError(
