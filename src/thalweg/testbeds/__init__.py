@@ -1,0 +1,7 @@
+"""Families of pairs made offline on analytic reference surfaces."""
+
+from thalweg.testbeds.silicon import Silicon
+from thalweg.testbeds.testbed import Testbed
+
+TESTBEDS: dict[str, type[Testbed]] = {kind.kind: kind for kind in (Silicon,)}
+"""Every testbed by its name in settings files."""
