@@ -3,7 +3,7 @@
 An atom with fewer neighbours than the fullest one has empty slots. An empty slot points at the atom itself,
 displaced to the cutoff, where every radial function and its first three derivatives vanish: it adds exactly
 nothing, and no mask is needed downstream. Message-passing potentials sum over slots by matrix products, which
-is faster than adding edge by edge and is differentiated by matrix products again.
+store no value per edge and channel but the features gathered, and are differentiated by products again.
 """
 
 from __future__ import annotations
