@@ -175,7 +175,7 @@ def test_energies_are_compared_only_on_one_surface() -> None:
     assert Distance().compare(end, minimum, energy_minimum=known).right(0.2).all()
     assert not said.compare(end, minimum, energy_minimum=known).right(0.2).any()
     assert said.compare(end, minimum, energy_minimum=unknown).right(0.2).all()
-    assert replace(said, energy=None).compare(end, minimum, energy_minimum=known).right(0.2).all()
+    assert replace(said, energy=8.0).compare(end, minimum, energy_minimum=known).right(0.2).all()
 
 
 @pytest.mark.parametrize(
@@ -189,16 +189,17 @@ def test_the_energy_limit_is_fifty_millielectronvolts(energy: float, right: bool
 
 def test_a_reference_evaluates_both_energies() -> None:
     ends, minima = ended(at([1.05, 1.15]), energy=99.0), at([1.0, 1.0])
-    found = Distance().compare(ends, minima, reference=Valleys())
+    found = Distance(energies_compare=True).compare(ends, minima, reference=Valleys())
     expected = [(x**2 - 1) ** 2 for x in (1.05, 1.15)]  # 0.011 and 0.104 eV
     torch.testing.assert_close(found.energy_difference, torch.tensor(expected, dtype=torch.float64))
     assert found.right(0.2).tolist() == [True, False]
-    assert Distance().compare(ends, minima).right(0.2).tolist() == [True, True]
+    assert Distance().compare(ends, minima, reference=Valleys()).right(0.2).tolist() == [True, True]
 
 
 def test_a_reference_without_an_energy_there_does_not_agree() -> None:
-    found = Distance().compare(ended(at([3.05])), at([3.0]), reference=Crater())
-    assert not found.right(0.2).any()
+    rule = Distance(energies_compare=True)
+    found = rule.compare(ended(at([3.05, 1.05])), at([3.0, 1.0]), reference=Crater())
+    assert found.right(0.2).tolist() == [False, True]
 
 
 @given(st.lists(st.floats(0, 2) | st.just(math.nan), min_size=1, max_size=20), st.booleans())

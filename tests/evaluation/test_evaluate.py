@@ -49,6 +49,14 @@ def test_the_reference_itself_is_right_everywhere() -> None:
     assert quench(0.0, rule="distance").basins_right == 6
 
 
+def test_a_wrong_end_of_the_same_energy_is_wrong_but_counted() -> None:
+    found = quench()  # both valleys of the reference are at 0 eV
+    assert (found.verdicts["wrong"], found.wrong_same_energy) == (1, 1)
+    assert quench(rule="distance").wrong_same_energy is None
+    apart = replace(found, pairs=tuple(replace(p, energy_difference=0.02) for p in found.pairs))
+    assert apart.wrong_same_energy == 0
+
+
 def test_dq_is_the_mass_weighted_displacement_of_the_potentials_own_end() -> None:
     root = math.sqrt(1.008)
     expected = [0.3 * root, 0.3 * root, 0.3 * root, 1.7 * root, 0.3 * root, 0.3 * root]

@@ -50,7 +50,7 @@ def evaluate(
         pairs: starts and reference minima, with ids that occur once.
         path: how to relax.
         rule: how to tell whether two structures share a basin: 'quench', 'distance', or either with settings.
-        reference: the surface the minima are of; 'quench' needs it, 'distance' compares energies on it.
+        reference: the surface the minima are of; 'quench' needs it.
         base: an evaluation of the base on the same pairs by the same rule.
         max_atoms: most atoms relaxed at once; a larger structure goes alone.
         progress: called with (pairs relaxed, pairs) as relaxations finish.

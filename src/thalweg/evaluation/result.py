@@ -22,6 +22,9 @@ from thalweg.evaluation.pair_result import PairResult
 from thalweg.evaluation.statistics import wilson_interval
 from thalweg.relaxation.outcome import Outcome
 
+SAME_ENERGY = 0.01
+"""Energies within this are the same, eV; minima of one surface that are not alike differ by more."""
+
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares at which the distribution of ΔQ is reported."""
 
@@ -80,6 +83,19 @@ class Evaluation:
         """How many pairs have each verdict, zeros included."""
         found = Counter(pair.verdict for pair in self.pairs)
         return {verdict.value: found[verdict.value] for verdict in Verdict}
+
+    @property
+    def wrong_same_energy(self) -> int | None:
+        """Wrong pairs whose energy agrees with the minimum's within 0.01 eV on one surface.
+
+        After a quench such an end is, as a rule, the same defect at another site or turned by a symmetry of
+        the crystal: another basin, but one whose energy a user may be content with. None where no energies
+        were compared.
+        """
+        differences = [(pair.verdict, pair.energy_difference) for pair in self.pairs]
+        if all(difference is None for _, difference in differences):
+            return None
+        return sum(v == Verdict.WRONG and d is not None and abs(d) < SAME_ENERGY for v, d in differences)
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -154,6 +170,7 @@ class Evaluation:
             "basins_interval": list(self.basins_interval),
             "basins_by_threshold": self.basins_by_threshold,
             "verdicts": self.verdicts,
+            "wrong_same_energy": self.wrong_same_energy,
             "outcomes": self.outcomes,
             "dq_mean": self.dq_mean,
             "dq_missing": self.dq_missing,
