@@ -130,9 +130,7 @@ def test_each_rule_finds_the_known_displacement() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.OUT_OF_STEPS, Outcome.EXPLODED, Outcome.TOO_CLOSE])
 @pytest.mark.parametrize("rule", [Quench(), Distance()])
-def test_what_did_not_converge_is_a_class_of_its_own_even_at_the_minimum(
-    rule: BasinRule, outcome: Outcome
-) -> None:
+def test_what_did_not_converge_is_a_class_of_its_own_even_at_the_minimum(rule: BasinRule, outcome: Outcome) -> None:
     found = rule.compare(ended(at([1.0]), outcome), at([1.0]), reference=Valleys())
     assert found.verdicts(0.5) == (Verdict.UNCONVERGED,)
     assert not found.right(math.inf).any()
@@ -178,9 +176,7 @@ def test_energies_are_compared_only_on_one_surface() -> None:
     assert replace(said, energy=8.0).compare(end, minimum, energy_minimum=known).right(0.2).all()
 
 
-@pytest.mark.parametrize(
-    ("energy", "right"), [(0.049, True), (-0.049, True), (0.051, False), (-0.051, False)]
-)
+@pytest.mark.parametrize(("energy", "right"), [(0.049, True), (-0.049, True), (0.051, False), (-0.051, False)])
 def test_the_energy_limit_is_fifty_millielectronvolts(energy: float, right: bool) -> None:
     rule, zero = Distance(energies_compare=True), torch.zeros(1, dtype=torch.float64)
     found = rule.compare(ended(at([1.0]), energy=energy), at([1.0]), energy_minimum=zero)
@@ -226,9 +222,7 @@ def test_a_reference_in_single_precision_is_evaluated_in_double_and_left_as_it_w
 
 def test_ends_of_another_composition_are_refused() -> None:
     with pytest.raises(StructureError, match="cannot be compared"):
-        Distance().compare(
-            ended(at([1.0])), Structures.from_atoms(Atoms("H2", positions=[[0, 0, 0], [3, 0, 0]]))
-        )
+        Distance().compare(ended(at([1.0])), Structures.from_atoms(Atoms("H2", positions=[[0, 0, 0], [3, 0, 0]])))
 
 
 @pytest.mark.parametrize(

@@ -161,9 +161,7 @@ def test_an_evaluation_beside_itself_gains_and_loses_nothing() -> None:
 
 
 def test_a_missing_dq_is_worse_than_any_number(mixed: Evaluation) -> None:
-    whole = evaluate(
-        Valleys(), pairs_at((0.5, 0.6, 0.7, 15.0, 0.8)), PATH, rule="quench", reference=Valleys()
-    )
+    whole = evaluate(Valleys(), pairs_at((0.5, 0.6, 0.7, 15.0, 0.8)), PATH, rule="quench", reference=Valleys())
     gain = whole.improvement_over(mixed)
     assert gain.share_improved >= 2 / 5
     assert gain.dq_pairs == 3
@@ -172,9 +170,7 @@ def test_a_missing_dq_is_worse_than_any_number(mixed: Evaluation) -> None:
 def test_a_base_on_other_pairs_or_by_another_rule_is_refused_before_anything_runs() -> None:
     base = quench()
     counting = Counting(Valleys())
-    with pytest.raises(
-        SettingsError, match=r"pair 'start-5' is only in the base's evaluation \(5 pairs here, 6"
-    ):
+    with pytest.raises(SettingsError, match=r"pair 'start-5' is only in the base's evaluation \(5 pairs here, 6"):
         evaluate(counting, pairs_at(PLACES[:5]), PATH, rule="quench", reference=Valleys(), base=base)
     with pytest.raises(SettingsError, match="pair 'start-6' is only in these pairs"):
         evaluate(counting, pairs_at((*PLACES, 0.9)), PATH, rule="quench", reference=Valleys(), base=base)
@@ -235,9 +231,7 @@ def test_progress_only_grows_and_ends_with_all_pairs() -> None:
 
 
 def test_quench_without_a_reference_is_refused_in_one_line() -> None:
-    with pytest.raises(
-        SettingsError, match=r"rule 'quench' .* none was given: .* or use rule 'distance'"
-    ) as caught:
+    with pytest.raises(SettingsError, match=r"rule 'quench' .* none was given: .* or use rule 'distance'") as caught:
         quench(reference=None)
     assert "\n" not in str(caught.value)
 

@@ -51,8 +51,7 @@ def test_the_reference_finds_its_own_minima_and_a_changed_surface_does_not(
 def test_chunks_do_not_change_verdicts_in_single_precision(surface: StillingerWeber, pairs: Pairs) -> None:
     single = changed(surface, 0.03).to(torch.float32)
     whole, cut = (
-        evaluate(single, pairs, PATH, rule="quench", reference=surface, max_atoms=atoms)
-        for atoms in (4096, 200)
+        evaluate(single, pairs, PATH, rule="quench", reference=surface, max_atoms=atoms) for atoms in (4096, 200)
     )
     assert [p.verdict for p in whole.pairs] == [p.verdict for p in cut.pairs]
     assert whole.dq == pytest.approx(cut.dq, abs=0.02)

@@ -16,9 +16,7 @@ from thalweg.evaluation.statistics import bootstrap_difference, mcnemar, mean_ov
     ("right", "total", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilson_intervals_are_those_of_newcombe_1998_table_1(
-    right: int, total: int, low: float, high: float
-) -> None:
+def test_wilson_intervals_are_those_of_newcombe_1998_table_1(right: int, total: int, low: float, high: float) -> None:
     assert wilson_interval(right, total) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -27,9 +25,7 @@ def test_wilson_intervals_are_those_of_scipy(confidence: float) -> None:
     for total in (1, 2, 17, 100, 4321):
         for right in {0, 1, total // 3, total - 1, total}:
             theirs = stats.binomtest(right, total).proportion_ci(confidence, method="wilson")
-            assert wilson_interval(right, total, confidence=confidence) == pytest.approx(
-                tuple(theirs), abs=1e-12
-            )
+            assert wilson_interval(right, total, confidence=confidence) == pytest.approx(tuple(theirs), abs=1e-12)
 
 
 def test_wilson_solves_the_equation_it_comes_from_and_the_plain_interval_does_not() -> None:

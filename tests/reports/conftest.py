@@ -166,7 +166,7 @@ def write_synthetic_run(folder: Path) -> Path:
         place = folder / "arms" / arm["name"]
         place.mkdir(parents=True)
         records = [{"id": f"interstitial-{k:03d}", "delta_q": q} for k, q in enumerate(arm["dq"])]
-        (place / "evaluation.json").write_text(json.dumps(records), encoding="utf-8")
+        (place / "evaluation.json").write_text(json.dumps({"pairs": records}), encoding="utf-8")
         if arm["route"] is not None:
             lines = "".join(json.dumps(line) + "\n" for line in invented_metrics(arm["name"]))
             (place / "metrics.jsonl").write_text(lines, encoding="utf-8")

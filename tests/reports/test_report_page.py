@@ -221,7 +221,7 @@ def poison(folder: Path) -> None:
     arm["outcomes"] = {HOSTILE: 2, "converged": 38}
     path.write_text(json.dumps(results))
     records = folder / "arms" / HOSTILE_NAME / "evaluation.json"
-    records.write_text(json.dumps([{"id": HOSTILE}] * 40))
+    records.write_text(json.dumps({"pairs": [{"id": HOSTILE}] * 40}))
     (folder / "settings.yaml").write_text(HOSTILE)
     (folder / "dial.json").write_text(
         json.dumps([{"route": HOSTILE, "horizon": 3, "recompute": True, "saved_bytes": 2e6, "seconds": 1.0}])
@@ -311,7 +311,7 @@ def test_a_failed_write_leaves_the_earlier_report_and_nothing_else(run_folder, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OutputError, match=r"cannot write .*report.html: No space left on device"):
+    with pytest.raises(OutputError, match=r"cannot write .*report.html: the disk is full"):
         page.write_report(run_folder)
     assert (run_folder / "report.html").read_text() == "earlier"
     assert sorted(p.name for p in run_folder.iterdir()) == before

@@ -96,9 +96,7 @@ class BasinRule(ABC):
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < float("inf"):
-            raise SettingsError(
-                f"{self.kind} threshold is {self.threshold}: allowed is a length above 0 Å, e.g. 0.2"
-            )
+            raise SettingsError(f"{self.kind} threshold is {self.threshold}: allowed is a length above 0 Å, e.g. 0.2")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -161,9 +159,7 @@ class Quench(BasinRule):
         """Every field as JSON types, the relaxer with its name."""
         return {**asdict(self), "relaxer": {"kind": self.relaxer.kind, **asdict(self.relaxer)}}
 
-    def check(
-        self, reference: Potential | None, energy_minimum: Float[Tensor, " pairs"] | None = None
-    ) -> None:
+    def check(self, reference: Potential | None, energy_minimum: Float[Tensor, " pairs"] | None = None) -> None:
         """Refuse to go without a reference; see `BasinRule.check`."""
         _required(reference)
 

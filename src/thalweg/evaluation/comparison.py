@@ -52,9 +52,7 @@ class Improvement:
         """Read back what `record` gave; a missing key raises KeyError."""
         plain = {field.name: record[field.name] for field in fields(Improvement)}
         interval = plain["dq_improvement_interval"]
-        return Improvement(
-            **{**plain, "dq_improvement_interval": None if interval is None else tuple(interval)}
-        )
+        return Improvement(**{**plain, "dq_improvement_interval": None if interval is None else tuple(interval)})
 
 
 def improvement(now: Sequence[PairResult], base: Sequence[PairResult], *, seed: int = 0) -> Improvement:

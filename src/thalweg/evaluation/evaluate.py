@@ -74,9 +74,7 @@ def evaluate(
         report = _reporter(progress, len(results), len(chunk), len(pairs))
         ends = _relaxed(potential, chunk.starts.to(device, dtype), path, calls, report)
         relaxed = time.perf_counter()
-        comparison = rule.compare(
-            ends, chunk.minima, reference=reference, energy_minimum=chunk.energy_minimum
-        )
+        comparison = rule.compare(ends, chunk.minima, reference=reference, energy_minimum=chunk.energy_minimum)
         results += _results(ends, chunk.minima, comparison, rule.threshold)
         seconds += relaxed - began
         judging += time.perf_counter() - relaxed
@@ -115,9 +113,7 @@ def _relaxed(
             module.training = mode
 
 
-def _results(
-    ends: Relaxation, minima: Structures, comparison: Comparison, threshold: float
-) -> list[PairResult]:
+def _results(ends: Relaxation, minima: Structures, comparison: Comparison, threshold: float) -> list[PairResult]:
     """Return the record of each pair of a chunk."""
     lost = (Outcome.EXPLODED, Outcome.TOO_CLOSE)
     resting = [k for k, outcome in enumerate(ends.outcomes) if outcome not in lost]

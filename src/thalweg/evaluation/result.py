@@ -204,8 +204,7 @@ class Evaluation:
             )
         except KeyError as error:
             raise SettingsError(
-                f"the record of an evaluation has no {error.args[0]!r}: give one that Evaluation.record() "
-                "wrote"
+                f"the record of an evaluation has no {error.args[0]!r}: give one that Evaluation.record() wrote"
             ) from error
 
 

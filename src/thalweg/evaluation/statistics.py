@@ -44,9 +44,7 @@ def wilson_interval(right: int, total: int, *, confidence: float = 0.95) -> tupl
     """
     _check_confidence(confidence)
     if total < 1 or not 0 <= right <= total:
-        raise SettingsError(
-            f"{right} right of {total}: allowed is a total of 1 or more and 0 to that many right"
-        )
+        raise SettingsError(f"{right} right of {total}: allowed is a total of 1 or more and 0 to that many right")
     z = float(ndtri(0.5 + 0.5 * confidence))
     share, z2 = right / total, z * z / total
     centre = share + z2 / 2
@@ -141,9 +139,7 @@ def bootstrap_difference(
     _check_confidence(confidence)
     count = _paired(first, second)
     if count < 2:
-        raise SettingsError(
-            f"{count} pair to bootstrap: allowed is 2 or more; one says nothing about the spread"
-        )
+        raise SettingsError(f"{count} pair to bootstrap: allowed is 2 or more; one says nothing about the spread")
     if resamples < 100:
         raise SettingsError(f"resamples is {resamples}: allowed is 100 or more, e.g. 10000")
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
@@ -203,9 +199,7 @@ def mean_over_seeds(values: Sequence[float], *, confidence: float = 0.95) -> See
 
 def _paired(first: Sequence[object], second: Sequence[object]) -> int:
     if len(first) != len(second) or not len(first):
-        raise SettingsError(
-            f"{len(first)} values beside {len(second)}: give one of each for every pair, at least one"
-        )
+        raise SettingsError(f"{len(first)} values beside {len(second)}: give one of each for every pair, at least one")
     return len(first)
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -20,10 +18,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thalweg.errors import OutputError
 from thalweg.reports import figures, formats, sentences, structure_view, style
 from thalweg.reports.run import Arm, Run, read_run
 from thalweg.reports.table import html_table
+from thalweg.storage import atomic_write
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -112,12 +110,12 @@ def write_report(folder: str | Path) -> Path:
         folder: the run folder; see docs/run-folder.md.
 
     Raises:
-        ThalwegError: a file of the folder cannot be understood.
+        RunFolderError: a file of the folder cannot be understood.
         OutputError: the report cannot be written.
     """
     run = read_run(folder)
     path = run.folder / "report.html"
-    _write_whole(path, render(run))
+    atomic_write(path, render(run), overwrite=True)
     return path
 
 
@@ -284,14 +282,3 @@ def _digest(script: str) -> str:
 
 def _resource(name: str) -> str:
     return files("thalweg.reports").joinpath(name).read_text(encoding="utf-8")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; check the folder and its permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, Self, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import RunFolderError
 
 SCHEMA = 1
 """Version of results.json that this report reads."""
@@ -189,17 +189,17 @@ def read_run(folder: str | Path) -> Run:
         folder: where results.json is.
 
     Raises:
-        ThalwegError: results.json is missing, or a file is there that cannot be understood; the message names
+        RunFolderError: results.json is missing, or a file is there that cannot be understood; the message names
             file and field.
     """
     folder = Path(folder)
     path = folder / "results.json"
     content = _json(path)
     if content is None:
-        raise ThalwegError(f"{folder} has no results.json: give the folder of a finished run, e.g. runs/demo")
+        raise RunFolderError(f"{folder} has no results.json: give the folder of a finished run, e.g. runs/demo")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise ThalwegError(f"{path}: schema is {found!r}, this version reads {SCHEMA}: make the run again")
+        raise RunFolderError(f"{path}: schema is {found!r}, this version reads {SCHEMA}: make the run again")
     results = _parsed(Results, content, path)
     example = folder / "example.extxyz"
     metrics = {arm.name: _metrics(folder / "arms" / arm.name / "metrics.jsonl") for arm in results.arms}
@@ -223,7 +223,7 @@ def _text(path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ThalwegError(f"{path}: cannot be read ({reason}); make the run again or mend the file") from error
+        raise RunFolderError(f"{path}: cannot be read ({reason}); make the run again or mend the file") from error
 
 
 def _json(path: Path) -> Any:
@@ -231,7 +231,7 @@ def _json(path: Path) -> Any:
     try:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError as error:
-        raise ThalwegError(f"{path}: line {error.lineno} is not JSON ({error.msg}); make the run again") from error
+        raise RunFolderError(f"{path}: line {error.lineno} is not JSON ({error.msg}); make the run again") from error
 
 
 def _parsed(kind: type[_Kind], content: Any, where: Path | str) -> _Kind:
@@ -247,7 +247,7 @@ def _refuse(error: ValidationError, where: Path | str) -> NoReturn:
     field = ".".join(str(part) for part in first["loc"]) or "the record"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     given = "" if first["type"] == "value_error" else f", not {first['input']!r:.60}"
-    raise ThalwegError(f"{where}: {field}: {message}{given}; see docs/run-folder.md") from error
+    raise RunFolderError(f"{where}: {field}: {message}{given}; see docs/run-folder.md") from error
 
 
 def _settings_text(path: Path, results: Results) -> str | None:
@@ -271,14 +271,15 @@ def _metrics(path: Path) -> tuple[Update, ...]:
         try:
             content = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ThalwegError(f"{path}: line {number} is not JSON ({error.msg}); remove it") from error
+            raise RunFolderError(f"{path}: line {number} is not JSON ({error.msg}); remove it") from error
         updates.append(_parsed(Update, content, f"{path}: line {number}"))
     return tuple(updates)
 
 
 def _ids(path: Path, arm: Arm) -> tuple[str, ...] | None:
     """Return one id per entry of the arm's ΔQ, or None where the file does not give exactly that."""
-    content = _json(path)
+    record = _json(path)
+    content = record.get("pairs") if isinstance(record, dict) else None
     if not isinstance(content, list) or arm.dq is None or len(content) != len(arm.dq):
         return None
     if not all(isinstance(record, dict) and "id" in record for record in content):

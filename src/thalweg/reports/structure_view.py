@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import RunFolderError
 from thalweg.reports import formats
 
 if TYPE_CHECKING:
@@ -63,20 +63,22 @@ def read_example(path: Path) -> list[Frame]:
             labelled reference is what the others are compared with; without it nothing is marked.
 
     Raises:
-        ThalwegError: the file cannot be read, has no frame, or its frames differ in their atoms.
+        RunFolderError: the file cannot be read, has no frame, or its frames differ in their atoms.
     """
     from ase.io import read
 
     try:
         frames: list[Atoms] = read(path, index=":", format="extxyz")  # type: ignore[assignment]
     except Exception as error:  # the reader raises whatever the fault brings up
-        raise ThalwegError(f"{path}: not an extended XYZ file ({error}); make the run again") from error
+        raise RunFolderError(f"{path}: not an extended XYZ file ({error}); make the run again") from error
     if not frames:
-        raise ThalwegError(f"{path}: holds no frame; make the run again")
+        raise RunFolderError(f"{path}: holds no frame; make the run again")
     labels = [str(atoms.info.get("label", f"frame {k + 1}")) for k, atoms in enumerate(frames)]
     for label, atoms in zip(labels, frames, strict=True):
         if len(atoms) == 0 or list(atoms.numbers) != list(frames[0].numbers):
-            raise ThalwegError(f"{path}: frame {label!r} has other atoms than frame {labels[0]!r}; make the run again")
+            raise RunFolderError(
+                f"{path}: frame {label!r} has other atoms than {labels[0]!r}; make the run again"
+            )
     reference = frames[labels.index(_REFERENCE)] if _REFERENCE in labels else None
     return [_frame(label, atoms, reference) for label, atoms in zip(labels, frames, strict=True)]
 
@@ -196,13 +198,13 @@ def bundle() -> str:
     """Return chemiscope's program, ready to stand inside a page.
 
     Raises:
-        ThalwegError: the installed chemiscope does not bring it.
+        RunFolderError: the installed chemiscope does not bring it.
     """
     import chemiscope
 
     path = Path(chemiscope.__file__).parent / "sphinx" / "static" / "chemiscope.min.js"
     if not path.exists():
-        raise ThalwegError(f"chemiscope {chemiscope.__version__} brings no chemiscope.min.js: install chemiscope 1.1")
+        raise RunFolderError(f"chemiscope {chemiscope.__version__} brings no chemiscope.min.js: install chemiscope 1.1")
     return inline_script(path.read_text(encoding="utf-8"))
 
 
