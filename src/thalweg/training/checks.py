@@ -1,0 +1,83 @@
+"""Checks of data against settings and potential, made before any work starts: each fault is one line."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import SettingsError, StructureError
+from thalweg.potentials.contract import Potential
+from thalweg.structures.batch import Structures
+from thalweg.structures.pairs import Frames, Pairs
+from thalweg.training.settings import TrainSettings, TuneSettings
+
+
+def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, validation: Pairs | None) -> None:
+    """Refuse pairs that cannot be tuned on.
+
+    Raises:
+        StructureError: no pairs, positions that are not finite, or a parent on both sides.
+        PotentialError: an element that the potential never saw.
+        SettingsError: a batch larger than the number of pairs, or no parameters to learn.
+    """
+    _check_sets("pairs", pairs, validation, settings.optimiser.batch)
+    for part in (pairs, validation):
+        if part is not None:
+            potential.check(part.starts)
+            for what, structures in (("start", part.starts), ("minimum", part.minima)):
+                _check_finite(structures.positions, structures, f"the {what}")
+    if not any(p.requires_grad for p in potential.parameters()):
+        raise SettingsError(f"the {potential.kind} potential has no parameters that can be learnt: give another")
+
+
+def check_frames(settings: TrainSettings, frames: Frames, validation: Frames | None) -> None:
+    """Refuse frames that cannot be matched.
+
+    Raises:
+        StructureError: no frames, labels that are not finite, or a parent on both sides.
+        SettingsError: a batch larger than the number of frames, or weights that are both zero.
+    """
+    _check_sets("frames", frames, validation, settings.optimiser.batch)
+    for part in (frames, validation):
+        if part is not None:
+            _check_finite(part.structures.positions, part.structures, "the frame")
+            _check_finite(part.forces, part.structures, "the force label")
+            bad = ~torch.isfinite(part.energy)
+            if bool(bad.any()):
+                k = int(bad.nonzero()[0])
+                raise StructureError(
+                    f"frame {part.ids[k]!r}: its energy is {float(part.energy[k])}: leave it out or mend it"
+                )
+    if settings.matching.energy_weight == 0 and settings.matching.force_weight == 0:
+        raise SettingsError(
+            "matching.energy_weight and matching.force_weight are both 0: nothing would be learnt; raise one"
+        )
+
+
+def _check_sets(what: str, data: Pairs | Frames, validation: Pairs | Frames | None, batch: int) -> None:
+    if len(data) == 0:
+        raise StructureError(f"there are no training {what}: give at least one")
+    if validation is not None and len(validation) == 0:
+        raise StructureError(f"there are no validation {what}: give at least one, or none at all (null)")
+    if batch > len(data):
+        raise SettingsError(
+            f"optimiser.batch is {batch}, but there are {len(data)} training {what}: allowed is 1 to {len(data)}"
+        )
+    if validation is not None:
+        shared = sorted(set(data.parents) & set(validation.parents))
+        if shared:
+            raise StructureError(
+                f"parent {shared[0]!r} is in training and in validation {what} ({len(shared)} shared in all): "
+                "hold out whole parents, e.g. with split_by_parent"
+            )
+
+
+def _check_finite(values: Tensor, structures: Structures, what: str) -> None:
+    bad = ~torch.isfinite(values).all(dim=1)
+    if bool(bad.any()):
+        atom = int(bad.nonzero()[0])
+        k = int(structures.owner[atom])
+        raise StructureError(
+            f"structure {structures.ids[k]!r}: {what} of atom {atom - structures.offsets[k]} is "
+            f"{values[atom].tolist()}, not finite: leave the structure out or mend it"
+        )

@@ -1,0 +1,258 @@
+"""Tuning: trains a potential through relaxation, by a route, towards reference minima.
+
+    batch of pairs → route → X_K and/or X* → objective → backward → clip → AdamW
+
+Every update records what its gradient is worth: who took part, why others did not, residuals and curvatures of
+the adjoint. An update whose gradient is not finite, or in which no structure took part, changes nothing and is
+counted. λ_max is watched, because tuning stiffens potentials until α λ_max passes 2 and relaxations oscillate.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from thalweg.gradients import Certificate, summarise
+from thalweg.gradients.memory import SavedBytes
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.path import Path
+from thalweg.relaxation.stability import check_alpha, safe_alpha
+from thalweg.seeds import torch_stream
+from thalweg.structures.pairs import Pairs
+from thalweg.training.checks import check_tuning
+from thalweg.training.digest import digest_pairs, digest_potential
+from thalweg.training.objective import Loss, objective
+from thalweg.training.optimiser import Optimiser, Stepped
+from thalweg.training.processes import Job, Processes, Report, launch
+from thalweg.training.run import RunResult, Step, Task, run
+from thalweg.training.run_folder import Identity, identify
+from thalweg.training.scoring import figures, reach
+from thalweg.training.settings import TuneSettings
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class TuneJob(Job):
+    """All that a process needs."""
+
+    settings: TuneSettings
+    identity: Identity
+    potential: Potential
+    pairs: Pairs
+    validation: Pairs | None
+
+
+def tune(
+    settings: TuneSettings,
+    potential: Potential,
+    pairs: Pairs,
+    validation: Pairs | None = None,
+    *,
+    progress: Callable[[Report], None] | None = None,
+) -> RunResult:
+    """Tune a copy of a potential through relaxation; resumes or skips what its folder already holds.
+
+    Args:
+        settings: relaxation, route, objective and optimiser.
+        potential: the base; stays as it is.
+        pairs: starts and reference minima to learn from.
+        validation: held-out pairs for choosing the best; None chooses the last.
+        progress: called with each line of metrics.
+
+    Raises:
+        StructureError: pairs that cannot be tuned on.
+        PotentialError: an element that the potential never saw, or curvatures that are not finite.
+        SettingsError: a batch larger than the pairs, no such device, or a folder of another run.
+        CheckpointError: a checkpoint that cannot be resumed from.
+        OutputError: the run folder cannot be written.
+    """
+    check_tuning(settings, potential, pairs, validation)
+    identity = identify(settings, digest_pairs(pairs, validation), digest_potential(potential))
+    job = TuneJob(progress, settings, identity, copy.deepcopy(potential), pairs, validation)
+    return launch(settings.device, _work, job)
+
+
+def _work(processes: Processes, job: TuneJob) -> RunResult:
+    return run(_Tuning(processes, job), job.settings, job.identity, processes, job.progress)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one process did in one update; travels to the others."""
+
+    loss: Loss | None
+    certificates: list[Certificate]
+    saved_bytes: int | None
+
+
+class _Tuning(Task):
+    """The task of tuning."""
+
+    command: ClassVar[str] = "tune"
+
+    def __init__(self, processes: Processes, job: TuneJob) -> None:
+        self.processes, self.settings = processes, job.settings
+        wanted = job.settings.device.dtype
+        dtype = next(job.potential.parameters()).dtype if wanted is None else _DTYPES[wanted]
+        self.potential = job.potential.to(processes.device, dtype)
+        self.optimiser = Optimiser(self.potential, job.settings.optimiser)
+        self._pairs = job.pairs.to(processes.device, dtype)
+        self._held = None if job.validation is None else job.validation.to(processes.device, dtype)
+        self._minima = self._pairs.minima.select(range(min(job.settings.minima, len(self._pairs))))
+        self._alpha = job.settings.relaxation.alpha
+        self._unstable = 0
+        self._saved_bytes: int | None = None
+        self._updates_here = 0
+
+    @property
+    def path(self) -> Path:
+        """The relaxation, with the α of this run."""
+        return self.settings.relaxation.path(self._alpha)
+
+    def begin(self) -> None:
+        """Choose α where the settings leave it open."""
+        if self._alpha is None:
+            self._alpha = self.processes.from_main(
+                lambda: safe_alpha(self.potential, self._minima, seed=self.settings.seed)
+            )
+
+    def scalars(self) -> dict[str, Any]:
+        """Return α and the counts of this run."""
+        return {"alpha": self._alpha, "unstable": self._unstable, "saved_bytes": self._saved_bytes}
+
+    def restore(self, scalars: dict[str, Any]) -> None:
+        """Take back α and the counts."""
+        self._alpha, self._unstable = scalars["alpha"], scalars["unstable"]
+        self._saved_bytes = scalars["saved_bytes"]
+
+    def step(self, update: int) -> Step:
+        """Make one update through relaxation."""
+        self.optimiser.clear()
+        shares = self.processes.gather([self._differentiate(update)])
+        self.processes.sum(self.optimiser.gradients())
+        certificates = [c for share in shares for c in share.certificates]
+        losses = [share.loss for share in shares if share.loss is not None]
+        inside = sum(loss.guided for loss in losses) + sum(c.took_part for c in certificates)
+        stepped = self.optimiser.step(update) if inside else None
+        measured = [share.saved_bytes for share in shares if share.saved_bytes is not None]
+        record = {
+            **_loss_record(losses, self.settings),
+            **_step_record(stepped),
+            **_certificate_record(certificates),
+            "saved_bytes": max(measured, default=None),
+            "peak_bytes": self._peak_bytes(),
+            **self._stability(update),
+        }
+        if measured:
+            self._saved_bytes = max(measured)
+        lines = [{"update": update + 1, **c.record()} for c in certificates]
+        return Step(record, stepped is not None and stepped.taken, lines)
+
+    def _differentiate(self, update: int) -> _Share:
+        """Fill the gradients of this process's share of the batch."""
+        chosen = self.processes.share(self._batch(update))
+        # hooks cost time, so bytes are counted once a process: not in its first update, which warms up
+        self._updates_here += 1
+        measure = self._updates_here == 2 or (update + 1 == self.settings.optimiser.updates == 1)
+        if not chosen:
+            return _Share(None, [], None)
+        part = self._pairs.select(chosen)
+        account = SavedBytes(self.potential.parameters()) if measure else None
+        with account or nullcontext():
+            differentiated = self.settings.route.differentiate(self.potential, part.starts, self.path)
+            loss = objective(differentiated, part.minima, self.settings.objective, batch=self.settings.optimiser.batch)
+            if loss.total.requires_grad:
+                loss.total.backward()
+        told = Loss(loss.total.detach().cpu(), loss.guidance, loss.equilibrium, loss.guided, loss.relaxed)
+        return _Share(told, differentiated.certificates, None if account is None else account.peak)
+
+    def _batch(self, update: int) -> list[int]:
+        stream = torch_stream(self.settings.seed, "tune-batch", update)
+        order: list[int] = torch.randperm(len(self._pairs), generator=stream).tolist()
+        return order[: self.settings.optimiser.batch]
+
+    def _stability(self, update: int) -> dict[str, Any]:
+        """Return λ_max and α λ_max where this update checks them, with a warning where α is too large."""
+        due = update % self.settings.stability_every == 0 or update + 1 == self.settings.optimiser.updates
+        if not due:
+            return {"largest_curvature": None, "alpha_curvature": None, "warning": None}
+        verdict = self.processes.from_main(
+            lambda: check_alpha(self.potential, self._minima, self.path.update.alpha, seed=self.settings.seed)
+        )
+        found = {"largest_curvature": verdict.curvature, "alpha_curvature": verdict.product, "warning": None}
+        if verdict.stable:
+            return found
+        self._unstable += 1
+        if self._unstable == 1 and self.processes.main:
+            warnings.warn(f"after update {update + 1}: {verdict.warning}", RuntimeWarning, stacklevel=2)
+        return {**found, "warning": verdict.warning}
+
+    def _peak_bytes(self) -> int:
+        """Return the peak of the device, or of the process where there is none."""
+        if self.processes.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.processes.device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def validate(self) -> dict[str, Any] | None:
+        """Return figures of held-out relaxations."""
+        if self._held is None:
+            return None
+        own = self.processes.share(range(len(self._held)))
+        part = self._held.select(own)
+        found = reach(self.potential, part, self.path, self.settings.objective.delta) if own else []
+        everyone = {row.id: row for row in self.processes.gather(found)}
+        return figures([everyone[name] for name in self._held.ids])
+
+    def results(self) -> dict[str, Any]:
+        """Return what tuning adds to the results."""
+        return {
+            "route": self.settings.route.kind,
+            "pairs": len(self._pairs),
+            "validation_pairs": None if self._held is None else len(self._held),
+            "alpha": self._alpha,
+            "unstable_checks": self._unstable,
+            "saved_bytes": self._saved_bytes,
+            "peak_bytes": self._peak_bytes(),
+        }
+
+
+def _loss_record(losses: list[Loss], settings: TuneSettings) -> dict[str, Any]:
+    guidance = [loss.guidance for loss in losses if loss.guidance is not None]
+    equilibrium = [loss.equilibrium for loss in losses if loss.equilibrium is not None]
+    return {
+        "loss": sum(float(loss.total) for loss in losses),
+        "guidance": sum(guidance) if guidance else None,
+        "equilibrium": sum(equilibrium) if equilibrium else None,
+        "structures": settings.optimiser.batch,
+        "guided": sum(loss.guided for loss in losses),
+        "relaxed": sum(loss.relaxed for loss in losses),
+    }
+
+
+def _step_record(stepped: Stepped | None) -> dict[str, Any]:
+    if stepped is None:
+        return {"gradient_norm": None, "learning_rate": None, "skipped": "no structure took part"}
+    skipped = None if stepped.taken else "the gradient is not finite"
+    return {"gradient_norm": stepped.norm, "learning_rate": stepped.rate, "skipped": skipped}
+
+
+def _certificate_record(certificates: list[Certificate]) -> dict[str, Any]:
+    summary = summarise(certificates)
+    steps = [c.steps for c in certificates if c.steps is not None]
+    return {
+        "took_part": summary.took_part,
+        "reasons": summary.reasons,
+        "worst_residual": summary.worst_residual,
+        "lowest_curvature": summary.lowest_curvature,
+        "mean_steps": sum(steps) / len(steps) if steps else None,
+    }
