@@ -29,6 +29,10 @@ class CheckpointError(ThalwegError):
     """A checkpoint is missing, corrupt or of another version."""
 
 
+class RunFolderError(ThalwegError):
+    """A run folder cannot be read: a file is missing or does not keep the schema."""
+
+
 class OutputError(ThalwegError):
     """A result cannot be written (read-only folder, full disk)."""
 

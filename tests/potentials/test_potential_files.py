@@ -74,14 +74,14 @@ def test_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OutputError, match="No space left on device"):
+    with pytest.raises(OutputError, match="the disk is full: free some space"):
         save_potential(path, small(seed=1))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
 def test_absent_folder_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="the folder does not exist: create it first"):
         save_potential(tmp_path / "absent" / "model.safetensors", small())
 
 

@@ -27,6 +27,7 @@ from thalweg.gradients.krylov import gmres, minres
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.coordinates import FreeCoordinates
 from thalweg.relaxation.relaxer import dot
+from thalweg.relaxation.stability import Curvature
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 
@@ -41,8 +42,9 @@ class AdjointSettings:
     """A structure whose true relative residual is above this takes no part."""
     max_iterations: int = 200
     """Most Jacobian products per structure."""
-    saddle: float = 3e-4
-    """Curvature below −saddle · (highest curvature) counts as negative; above the noise of float32 Lanczos."""
+    saddle: float | None = None
+    """Curvature below −saddle · (highest curvature) counts as negative; None takes 3e-4 in float32, just above the
+    noise of Lanczos there, and 1e-6 in float64."""
     symmetric_below: float = 1e-3
     """Measured asymmetry ‖J − Jᵀ‖ / 2‖J‖ below which J is solved as symmetric."""
 
@@ -76,8 +78,11 @@ class Adjoint:
     """Measured ‖J − Jᵀ‖ / 2‖J‖."""
 
 
-class JacobianTransposed:
-    """The operator v → −P Jᵀ P v at fixed coordinates, P projecting out null modes and fixed components."""
+class ProjectedCurvature:
+    """The operator v → P Hᵀ P v, H = −J at fixed coordinates, with P projecting out null modes and fixed components.
+
+    −P Jᵀ P is what the adjoint solves with; for a conservative potential it is the projected Hessian.
+    """
 
     def __init__(
         self,
@@ -98,26 +103,20 @@ class JacobianTransposed:
         self._structures = structures
         self._coordinates = coordinates
         self._null = null
-        self.owner = coordinates.owner(structures)
+        self.curvature = Curvature(potential, structures, coordinates)
+        self.owner = self.curvature.owner
         self.structures = len(structures)
-        with torch.enable_grad():
-            self.rows = coordinates.rows(structures).detach().requires_grad_()
-            _, self.forces = coordinates.evaluate(potential, structures, self.rows, graph=True)
+        self.dtype = structures.dtype
 
-    def projecting(self, null: Float[Tensor, "modes rows 3"] | None) -> JacobianTransposed:
+    def projecting(self, null: Float[Tensor, "modes rows 3"] | None) -> ProjectedCurvature:
         """Return the same operator, on the same graph, with null modes projected out."""
         other = copy.copy(self)
         other._null = null
         return other
 
-    def transposed_product(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
-        """Return Jᵀ v, unprojected, on free components."""
-        (product,) = torch.autograd.grad(self.forces, self.rows, vector, retain_graph=True)
-        return self._coordinates.mask(self._structures, product)
-
     def project(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Remove null modes and fixed components."""
-        vector = self._coordinates.mask(self._structures, vector)
+        vector = torch.where(self.curvature.free, vector, 0.0)
         if self._null is not None:
             for mode in self._null:
                 share = dot(mode, vector, self.owner, self.structures)
@@ -125,15 +124,14 @@ class JacobianTransposed:
         return vector
 
     def __call__(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
-        """Return −P Jᵀ P v: the Hessian for a conservative potential."""
-        return -self.project(self.transposed_product(self.project(vector)))
+        """Return P Hᵀ P v."""
+        return self.project(self.curvature(self.project(vector)))
 
-    def restrict(self, keep: Bool[Tensor, " structures"]) -> JacobianTransposed:
+    def restrict(self, keep: Bool[Tensor, " structures"]) -> ProjectedCurvature:
         """Return the operator of the chosen structures alone."""
-        mine = keep[self.owner]
-        null = None if self._null is None else self._null[:, mine]
+        null = None if self._null is None else self._null[:, keep[self.owner]]
         chosen = self._structures.select(keep.nonzero().squeeze(1))
-        return JacobianTransposed(self._potential, chosen, self._coordinates, null)
+        return ProjectedCurvature(self._potential, chosen, self._coordinates, null)
 
 
 def solve_adjoint(
@@ -153,7 +151,7 @@ def solve_adjoint(
         coordinates: what moves.
         settings: tolerances and limits.
     """
-    plain = JacobianTransposed(potential, structures, coordinates)
+    plain = ProjectedCurvature(potential, structures, coordinates)
     asymmetry = measure_asymmetry(plain, potential, structures, coordinates)
     null = null_modes(plain, potential, structures, coordinates)
     operator = plain.projecting(null)
@@ -166,7 +164,8 @@ def solve_adjoint(
     missing = right - operator(solved.solution)
     norm = dot(right, right, owner, n).sqrt()
     residual = dot(missing, missing, owner, n).sqrt() / torch.where(norm > 0, norm, 1.0)
-    saddle = solved.lowest_ritz < -settings.saddle * solved.highest_ritz.abs()
+    share = settings.saddle if settings.saddle is not None else (3e-4 if right.dtype == torch.float32 else 1e-6)
+    saddle = solved.lowest_ritz < -share * solved.highest_ritz.abs()
     reasons: list[str | None] = []
     for is_saddle, res in zip(saddle.tolist(), residual.tolist(), strict=True):
         if is_saddle:
@@ -202,24 +201,23 @@ def parameter_gradient(
 
 
 def measure_asymmetry(
-    operator: JacobianTransposed,
+    operator: ProjectedCurvature,
     potential: Potential,
     structures: Structures,
     coordinates: FreeCoordinates,
-    *,
-    step: float = 2e-3,
 ) -> Float[Tensor, " structures"]:
     """Return ‖(J − Jᵀ) v‖ / 2‖J v‖ for one random direction v per structure.
 
-    J v comes from central differences of the forces over ±`step` (Å per component), Jᵀ v from the graph. In
-    float32 the differences carry noise of about 1e-4.
+    J v comes from central differences of the forces, Jᵀ v from the graph. In float32 the differences carry noise
+    of about 1e-4.
     """
-    rows = operator.rows.detach()
+    step = _difference_step(operator)
+    rows = coordinates.rows(structures).detach()
     probe = _random_field(structures, coordinates, rows)
     plus = coordinates.evaluate(potential, structures, rows + step * probe)[1]
     minus = coordinates.evaluate(potential, structures, rows - step * probe)[1]
     forward = (plus - minus) / (2 * step)
-    difference = forward - operator.transposed_product(probe)
+    difference = forward + operator.curvature(probe)
     n = operator.structures
     top = dot(difference, difference, operator.owner, n).sqrt()
     bottom = dot(forward, forward, operator.owner, n).sqrt()
@@ -227,7 +225,7 @@ def measure_asymmetry(
 
 
 def null_modes(
-    operator: JacobianTransposed,
+    operator: ProjectedCurvature,
     potential: Potential,
     structures: Structures,
     coordinates: FreeCoordinates,
@@ -241,17 +239,17 @@ def null_modes(
     keeps its modes. Rotations are tested only for isolated clusters (no periodic direction).
     """
     groups = coordinates.rigid_modes(structures)
-    rows, owner, n = operator.rows.detach(), operator.owner, operator.structures
+    rows, owner, n = coordinates.rows(structures).detach(), operator.owner, operator.structures
     probe = _random_field(structures, coordinates, rows)
     unit = dot(probe, probe, owner, n).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
-    response = operator.transposed_product(probe)
+    response = operator.curvature(probe)
     typical = dot(response, response, owner, n).sqrt() / unit
     found = []
     for modes in groups:
         mix = torch.einsum("m,mrc->rc", modes.new_tensor([1.0, 0.7, -0.4])[: len(modes)], modes)
         size = dot(mix, mix, owner, n).sqrt()
-        left = operator.transposed_product(mix)
-        step = 2e-3 * rows.shape[0] ** 0.5 / max(n, 1) ** 0.5
+        left = operator.curvature(mix)
+        step = _difference_step(operator) * (len(rows) / n) ** 0.5
         plus = coordinates.evaluate(potential, structures, rows + step * mix)[1]
         minus = coordinates.evaluate(potential, structures, rows - step * mix)[1]
         right = (plus - minus) / (2 * step)
@@ -260,6 +258,11 @@ def null_modes(
         if bool(is_null.any()):
             found.append(modes * is_null[owner][None, :, None])
     return torch.cat(found) if found else None
+
+
+def _difference_step(operator: ProjectedCurvature) -> float:
+    """Return the displacement per component (Å) that balances rounding and the third derivative."""
+    return 2e-3 if operator.dtype == torch.float32 else 5e-5
 
 
 def _random_field(

@@ -55,9 +55,9 @@ class FreeCoordinates(ABC):
         With `graph=True` both are differentiable to `rows` and to the potential's parameters.
         """
 
-    @abstractmethod
     def mask(self, structures: Structures, rows: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Return the field with zeros on what is fixed."""
+        return torch.where(self.free(structures), rows, 0.0)
 
     @abstractmethod
     def rigid_modes(self, structures: Structures) -> list[Float[Tensor, "modes rows 3"]]:
@@ -100,10 +100,6 @@ class Positions(FreeCoordinates):
         """Return energies (eV) and the forces (eV/Å) on free components."""
         prediction = potential(structures.with_positions(rows), edges=edges, graph=graph)
         return prediction.energy, self.mask(structures, prediction.forces)
-
-    def mask(self, structures: Structures, rows: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
-        """Return the field with zeros on fixed components."""
-        return torch.where(structures.free, rows, 0.0)
 
     def rigid_modes(self, structures: Structures) -> list[Float[Tensor, "modes rows 3"]]:
         """Return three translations and, for isolated clusters, three rotations."""

@@ -47,17 +47,24 @@ def find_edges(structures: Structures, cutoff: float) -> Edges:
     """Find all pairs closer than `cutoff` (Å) in every structure, periodic images included.
 
     Positions need not lie inside the cell. The order of the edges depends on each structure alone, so a
-    structure has the same edges in any batch.
+    structure has the same edges in any batch. A structure with a position that is not finite has no edges: what
+    became of it shows in its positions, and its companions go on.
     """
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     positions = structures.positions.detach().double()
     cell = structures.cell.detach().double()
+    lost = set(structures.owner[~torch.isfinite(positions).all(dim=1)].tolist())
     centres, neighbours, shifts = [], [], []
     for k, (start, stop) in enumerate(zip(structures.offsets[:-1], structures.offsets[1:], strict=True)):
+        if k in lost:
+            continue
         i, j, shift = search.compute(positions[start:stop], cell[k], structures.pbc[k], quantities="ijS", copy=True)
         centres.append(i.long() + start)
         neighbours.append(j.long() + start)
         shifts.append(shift)
+    if not centres:
+        none = structures.owner.new_zeros(0)
+        return Edges(centre=none, neighbour=none, shift=structures.positions.new_zeros((0, 3)))
     return Edges(
         centre=torch.cat(centres),
         neighbour=torch.cat(neighbours),
