@@ -179,7 +179,7 @@ class _Matching(Task):
     def potential_losses(self, chosen: list[int], frames: int, atoms: int) -> Float[Tensor, " 2"]:
         """Return energy and force loss of some frames, divided by the frames and atoms of the whole batch."""
         if not chosen:
-            return torch.zeros(2, device=self.processes.device)
+            return next(self.potential.parameters()).new_zeros(2)
         batch, edges = self._train.select(chosen)
         energy, force = _errors(self.potential, batch, edges, graph=True)
         return torch.stack(

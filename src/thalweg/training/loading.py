@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from thalweg.errors import SettingsError, nearest_known
 from thalweg.training.route_settings import NestedError
@@ -66,7 +65,7 @@ def dump_settings(settings: BaseModel) -> str:
 def settings_hash(settings: BaseModel) -> str:
     """Return a hash, 16 hexadecimal digits, of all that changes the result: not the folder, not the devices."""
     values = {"class": type(settings).__name__, **settings_of_result(settings)}
-    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    text = json.dumps(values, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -152,7 +151,7 @@ def _fault(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ..
     return _line(first, model, prefix) + more
 
 
-def _line(fault: ErrorDetails, model: type[BaseModel], prefix: tuple[str, ...]) -> str:
+def _line(fault: Mapping[str, Any], model: type[BaseModel], prefix: tuple[str, ...]) -> str:
     place = tuple(str(part) for part in fault["loc"])
     key = ".".join((*prefix, *place))
     cause = fault.get("ctx", {}).get("error")
@@ -164,10 +163,13 @@ def _line(fault: ErrorDetails, model: type[BaseModel], prefix: tuple[str, ...]) 
         return f"{key} is missing: give it a value"
     if cause is not None:  # one of our own validators: its text is complete
         return f"{key}: {cause}" if key else str(cause)
-    wanted = fault["msg"].replace("Input should be", "it should be")
+    wanted = _WANTED.get(fault["type"], fault["msg"].replace("Input should be", "it should be"))
     value = repr(fault["input"])
     short = value if len(value) <= 60 else f"{value[:57]}..."
     return f"{key} is {short}: {wanted}"
+
+
+_WANTED = {"model_type": "it should be a mapping of keys to values", "path_type": "it should be a path"}
 
 
 def _known(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
