@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,7 +29,7 @@ class Verdict:
     """One route at one point (X_K or X*)."""
 
     route: str
-    """Kind of the route."""
+    """Kind of the route and its plain settings, e.g. `split horizon=20 recompute=True`."""
     point: str
     """`guided` (X_K) or `equilibrium` (X*)."""
     structures: int
@@ -117,7 +117,7 @@ def _verify_route(
         asymmetries = [c.asymmetry for c in result.certificates if c.asymmetry is not None]
         verdicts.append(
             Verdict(
-                route=route.kind,
+                route=_name(route),
                 point=point,
                 structures=int(counts.sum()),
                 refused=tuple(
@@ -130,6 +130,11 @@ def _verify_route(
             )
         )
     return verdicts
+
+
+def _name(route: Route) -> str:
+    values = ((field.name, getattr(route, field.name)) for field in fields(route))
+    return " ".join([route.kind, *(f"{name}={value}" for name, value in values if isinstance(value, int))])
 
 
 def _compare(

@@ -76,9 +76,7 @@ def read_example(path: Path) -> list[Frame]:
     labels = [str(atoms.info.get("label", f"frame {k + 1}")) for k, atoms in enumerate(frames)]
     for label, atoms in zip(labels, frames, strict=True):
         if len(atoms) == 0 or list(atoms.numbers) != list(frames[0].numbers):
-            raise RunFolderError(
-                f"{path}: frame {label!r} has other atoms than {labels[0]!r}; make the run again"
-            )
+            raise RunFolderError(f"{path}: frame {label!r} has other atoms than {labels[0]!r}; make the run again")
     reference = frames[labels.index(_REFERENCE)] if _REFERENCE in labels else None
     return [_frame(label, atoms, reference) for label, atoms in zip(labels, frames, strict=True)]
 

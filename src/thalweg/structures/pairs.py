@@ -88,6 +88,15 @@ class Pairs:
         kept, held = split_parents(self.parents, held_out, seed)
         return self.select(kept), self.select(held)
 
+    def split_by_pair(self, held_out: float | int, seed: int) -> tuple[Pairs, Pairs]:
+        """Return (kept, held out) with pairs of one parent possibly on both sides.
+
+        For sets with a single parent, where nothing else can be held out: what is then measured is how far a
+        potential carries from some starts of a defect to others of the same, not to another defect.
+        """
+        kept, held = split_parents(self.ids, held_out, seed)
+        return self.select(kept), self.select(held)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pairs:
         """Return the pairs on a device and in a floating type."""
         return replace(

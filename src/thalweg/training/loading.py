@@ -52,9 +52,37 @@ def validate_settings(model: type[_Model], values: dict[str, Any], *, source: st
         SettingsError: an unknown key, a wrong type or a value outside its range.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(_laid_over(model().model_dump(mode="json"), values))
     except ValidationError as error:
         raise SettingsError(f"{source}: {_fault(error, model)}") from None
+
+
+def _laid_over(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a command with the given values in their places.
+
+    A nested group keeps the defaults that this command gives it, where nothing else is said; a group of another
+    `kind` takes nothing from the default one.
+    """
+    result = dict(defaults)
+    for name, value in given.items():
+        before = defaults.get(name)
+        result[name] = value
+        if isinstance(before, dict) and isinstance(value, Mapping):
+            same = value.get("kind", before.get("kind")) == before.get("kind")
+            result[name] = _laid_over(before, value) if same else value
+    return result
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the nested mapping that overrides `key=value` spell, values typed as in YAML.
+
+    Raises:
+        SettingsError: an override that is not of that form.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _override(values, override)
+    return values
 
 
 def dump_settings(settings: BaseModel) -> str:

@@ -1,0 +1,83 @@
+"""Certifying a potential: every route on a few small structures, by `thalweg verify`.
+
+The user's own starts are the best test. Without any, small rattled crystals of the elements the potential knows
+serve, scaled until the forces along the path are moderate.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.data import chemical_symbols, covalent_radii
+
+from thalweg.errors import SettingsError
+from thalweg.gradients import Implicit, Phantom, Route, Split, Unrolled
+from thalweg.gradients.verification import Verdict, verify
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.path import Path
+from thalweg.relaxation.stability import safe_alpha
+from thalweg.relaxation.update import Descent
+from thalweg.seeds import numpy_stream
+from thalweg.structures.batch import Structures
+
+
+def certify(
+    potential: Potential, starts: Structures | None = None, *, count: int = 2, steps: int = 12, seed: int = 0
+) -> list[Verdict]:
+    """Check the gradients of all routes of a potential against central differences in float64.
+
+    Args:
+        potential: what is checked; stays as it is.
+        starts: where relaxations begin; the first `count` are used. None takes small rattled crystals.
+        count: how many starts.
+        steps: updates T of the path; horizons are half of it.
+        seed: root seed.
+
+    Raises:
+        SettingsError: `count` below 1 or `steps` below 2.
+        PotentialError: an element that the potential never saw.
+    """
+    if count < 1:
+        raise SettingsError(f"count is {count}: allowed is 1 or more starts")
+    if steps < 2:
+        raise SettingsError(f"steps is {steps}: allowed is 2 or more updates, e.g. 12")
+    starts = small_crystals(potential, count, seed) if starts is None else starts
+    starts = starts.select(range(min(count, len(starts)))).to(dtype=torch.float64)
+    potential.check(starts)
+    exact = copy.deepcopy(potential).double()
+    path = Path(Descent(alpha=safe_alpha(exact, starts, largest=0.03)), steps=steps)
+    half = steps // 2
+    routes: list[Route] = [
+        Unrolled(recompute=False),
+        Unrolled(),
+        Unrolled(horizon=half),
+        Implicit(),
+        Phantom(updates=3),
+        Split(horizon=half, recompute=False),
+        Split(horizon=half),
+    ]
+    return verify(exact, starts, path, routes, directions=1, seed=seed)
+
+
+def small_crystals(potential: Potential, count: int, seed: int) -> Structures:
+    """Return rattled cells of about eight atoms: diamond for one element, zinc blende for two and for each next two.
+
+    The nearest distance is the sum of the covalent radii (Cordero et al. 2008), the rattle 0.05 Å.
+    """
+    species = list(potential.species)
+    couples = list(pairwise(species)) if len(species) > 1 else [(species[0], species[0])]
+    frames: list[Atoms] = []
+    for k in range(count):
+        a, b = couples[k % len(couples)]
+        lattice = 4 / 3**0.5 * (covalent_radii[a] + covalent_radii[b])
+        frame = bulk("ZnS", "zincblende", a=lattice, cubic=True)
+        frame.numbers = np.where(frame.numbers == 30, a, b)
+        frame.positions += 0.05 * numpy_stream(seed, "certify", k).standard_normal(frame.positions.shape)
+        frame.info["id"] = f"{chemical_symbols[a]}{chemical_symbols[b]}-{k}"
+        frames.append(frame)
+    return Structures.from_atoms(frames)

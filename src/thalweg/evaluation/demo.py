@@ -1,0 +1,262 @@
+"""The demonstration: the whole idea on silicon defects, in minutes, on two cores.
+
+    pairs and frames on the reference surface → weak base by force matching → tune it by implicit only, full BPTT
+    and the split → judge all of them and the base on the same held-out pairs → results.json, ready for the report
+
+Every arm starts from the same base, sees the same pairs in the same order, and has the same learning rate and
+number of updates. Nothing is chosen on the held-out pairs. A killed demonstration goes on where it was.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, Strict
+
+import thalweg
+from thalweg.errors import SettingsError, nearest_known
+from thalweg.evaluation.arms import Arm, Contest, run_arms
+from thalweg.evaluation.dial import measure_dial
+from thalweg.evaluation.example import write_example
+from thalweg.evaluation.result import Evaluation
+from thalweg.gradients import Implicit, Split, Unrolled
+from thalweg.potentials.files import load_potential, save_potential
+from thalweg.storage import atomic_write
+from thalweg.structures.describe import ENERGY_GAP, energy_levels
+from thalweg.structures.extended_xyz import read_frames, read_pairs, write_frames, write_pairs
+from thalweg.testbeds import TESTBEDS
+from thalweg.testbeds.testbed import Testbed
+from thalweg.training.force_matching import train
+from thalweg.training.loading import settings_hash
+from thalweg.training.run_folder import Identity, RunFolder
+from thalweg.training.settings import (
+    SAME_RESULT,
+    MatchingOptimiserSettings,
+    OptimiserSettings,
+    PotentialSettings,
+    RelaxationSettings,
+    Section,
+    TrainSettings,
+    TuneSettings,
+)
+
+SPLIT_HORIZON = 20
+"""K of the split, the source's sweet spot."""
+
+
+class DemoSettings(Section):
+    """What the demonstration is told; the defaults take a few minutes on two cores."""
+
+    out: Annotated[Path, Strict(False)] = Field(default=Path("runs/demo"), json_schema_extra=SAME_RESULT)
+    """The folder."""
+    overwrite: bool = Field(default=False, json_schema_extra=SAME_RESULT)
+    """Begin anew although the folder holds a demonstration; what that one wrote is removed."""
+    workers: int = Field(default=2, ge=1, json_schema_extra=SAME_RESULT)
+    """Arms at once, one thread each."""
+    seed: int = Field(default=0, ge=0)
+    """Root seed; training and held-out pairs are drawn from streams of their own."""
+    testbed: str = "silicon"
+    """A key of `TESTBEDS`."""
+    frames: int = Field(default=200, ge=8)
+    """Labelled frames that the base is fitted to."""
+    pairs: int = Field(default=160, ge=8)
+    """Training pairs."""
+    held_out: int = Field(default=60, ge=1)
+    """Held-out pairs."""
+    base: TrainSettings = TrainSettings(
+        potential=PotentialSettings(kind="painn"),
+        optimiser=MatchingOptimiserSettings(updates=200, learning_rate=3e-3, warmup=30),
+    )
+    """The base: few updates, so that it is weak."""
+    tune: TuneSettings = TuneSettings(
+        relaxation=RelaxationSettings(alpha=0.03, max_steps=300),
+        optimiser=OptimiserSettings(updates=36, warmup=5, learning_rate=1e-3),
+    )
+    """The budget of every arm; the route is the arm's own."""
+
+
+def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
+    """Run the demonstration, or what is left of it; return its folder, with results.json and all that it is made of.
+
+    Args:
+        settings: sizes and budgets.
+        say: told one line at each stage.
+
+    Raises:
+        SettingsError: an unknown testbed, or a folder of another demonstration.
+        OutputError: the folder cannot be written.
+    """
+    testbed = _testbed(settings.testbed)
+    folder = settings.out
+    if settings.overwrite and (folder / "settings.yaml").exists():
+        shutil.rmtree(folder / "arms", ignore_errors=True)
+        for name in ("base.safetensors", "example.extxyz", "dial.json", "report.html", "seconds.json"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "base", ignore_errors=True)
+    run = RunFolder(folder)
+    standing = run.open(settings, _identity(settings), overwrite=settings.overwrite)
+    if standing == "finished":
+        say(f"{folder} holds this demonstration, finished")
+        return folder
+    began = time.perf_counter()
+    torch.set_num_threads(1)  # two threads on small cells were seen 50 times slower than one on a busy machine
+    _make_data(settings, testbed, folder, say)
+    base = _make_base(settings, folder, say)
+    reference = folder / "reference.safetensors"
+    save_potential(reference, testbed.reference())
+    contest = Contest(
+        folder, base, folder / "pairs.extxyz", folder / "held-out.extxyz", settings.tune, "quench", reference
+    )
+    records = run_arms(contest, demo_arms(), workers=settings.workers, say=say)
+    say("measuring the memory dial")
+    dial = measure_dial(load_potential(base), read_pairs(contest.pairs).select([0]).starts, settings.tune.relaxation)
+    atomic_write(folder / "dial.json", json.dumps([asdict(point) for point in dial], indent=1), overwrite=True)
+    arms = [arm_record(folder, arm, records) for arm in sorted(demo_arms(), key=lambda a: _ORDER.index(a.name))]
+    write_example(contest, f"split-{SPLIT_HORIZON}", records, folder / "example.extxyz")
+    seconds = _spent(folder, time.perf_counter() - began)
+    run.finish(_results(settings, contest, arms, seconds))
+    return folder
+
+
+_ORDER = ("base", "implicit", "bptt", f"split-{SPLIT_HORIZON}")
+
+
+def demo_arms() -> list[Arm]:
+    """Return the arms of the demonstration, the longest first."""
+    return [
+        Arm("bptt", Unrolled(recompute=True)),
+        Arm(f"split-{SPLIT_HORIZON}", Split(horizon=SPLIT_HORIZON)),
+        Arm("implicit", Implicit()),
+        Arm("base", None),
+    ]
+
+
+def _identity(settings: DemoSettings) -> Identity:
+    """Everything else follows from the settings."""
+    return Identity(settings_hash(settings), "", "")
+
+
+def _testbed(kind: str) -> Testbed:
+    if kind not in TESTBEDS:
+        raise SettingsError(f"testbed {kind!r} is not known; {nearest_known(kind, TESTBEDS)}")
+    return TESTBEDS[kind]()
+
+
+def _make_data(settings: DemoSettings, testbed: Testbed, folder: Path, say: Callable[[str], None]) -> None:
+    """Write pairs, held-out pairs and frames; the three never share a parent."""
+    wanted = {"pairs.extxyz": (settings.pairs, 2), "held-out.extxyz": (settings.held_out, 1)}
+    for name, (count, stream) in wanted.items():
+        if not (folder / name).exists():
+            what = "training" if name == "pairs.extxyz" else "held-out"
+            say(f"making {count} {what} pairs on the {testbed.kind} reference surface")
+            write_pairs(folder / name, testbed.make(count, 10 * settings.seed + stream))
+    if not (folder / "frames.extxyz").exists():
+        say(f"labelling {settings.frames} frames")
+        write_frames(folder / "frames.extxyz", testbed.frames(settings.frames, 10 * settings.seed))
+
+
+def _make_base(settings: DemoSettings, folder: Path, say: Callable[[str], None]) -> Path:
+    say(f"training a weak base: {settings.base.optimiser.updates} updates of force matching")
+    one = settings.base.model_copy(update={"out": folder / "base", "seed": settings.seed})
+    return train(one, read_frames(folder / "frames.extxyz")).model
+
+
+def arm_record(folder: Path, arm: Arm, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what results.json says of one arm; what was not measured is None."""
+    record = records[arm.name]
+    evaluation = Evaluation.from_record(record["evaluation"])
+    training = record["training"]
+    gain = (
+        None
+        if arm.route is None
+        else evaluation.improvement_over(Evaluation.from_record(records["base"]["evaluation"]))
+    )
+    return {
+        "name": arm.name,
+        "route": record["route"],
+        "updates": None if training is None else training["updates"],
+        "basins_right": evaluation.basins_right,
+        "basins_total": evaluation.basins_total,
+        "basins_interval": list(evaluation.basins_interval),
+        "basins_by_threshold": evaluation.basins_by_threshold,
+        "dq_mean": evaluation.dq_mean,
+        "dq_median": evaluation.dq_median,
+        "dq_missing": evaluation.dq_missing,
+        "dq": list(evaluation.dq),
+        "improved_share": None if gain is None else gain.share_improved,
+        "mcnemar_p": None if gain is None else gain.mcnemar_p,
+        "saved_bytes": None if training is None else training["saved_bytes"],
+        "peak_bytes": None if training is None else training["peak_bytes"],
+        "seconds": None if training is None else training["seconds"],
+        "skipped_updates": None if training is None else training["skipped_updates"],
+        "outcomes": evaluation.outcomes,
+        "certificates": _certificates(folder / "arms" / arm.name / "certificates.jsonl"),
+    }
+
+
+def _certificates(path: Path) -> dict[str, Any] | None:
+    """Sum up the certificates of all updates; None if there are none."""
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    inside = [line for line in lines if line["took_part"]]
+    reasons: dict[str, int] = {}
+    for line in lines:
+        if line["reason"] is not None:
+            reasons[line["reason"]] = reasons.get(line["reason"], 0) + 1
+    residuals = [line["adjoint_residual"] for line in inside if line["adjoint_residual"] is not None]
+    curvatures = [line["lowest_curvature"] for line in inside if line["lowest_curvature"] is not None]
+    return {
+        "took_part": len(inside),
+        "total": len(lines),
+        "worst_residual": max(residuals, default=None),
+        "lowest_curvature": min(curvatures, default=None),
+        "reasons": reasons,
+    }
+
+
+def _spent(folder: Path, seconds: float) -> float:
+    """Return the seconds of all sittings; each adds its own."""
+    path = folder / "seconds.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+    atomic_write(path, json.dumps(earlier + seconds), overwrite=True)
+    return float(earlier + seconds)
+
+
+def _results(settings: DemoSettings, contest: Contest, arms: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    held_out = read_pairs(contest.held_out)
+    energies = None if held_out.energy_minimum is None else held_out.energy_minimum.tolist()
+    return {
+        "schema": 1,
+        "title": "Which valley, and how deep: silicon defects",
+        "command": "thalweg demo",
+        "version": thalweg.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "workers": settings.workers,
+            "threads_per_worker": 1,
+        },
+        "settings": settings.model_dump(mode="json"),
+        "pairs": {
+            "train": len(read_pairs(contest.pairs)),
+            "held_out": len(held_out),
+            "testbed": settings.testbed,
+            "basins_found": None if energies is None else len(energy_levels(energies, ENERGY_GAP)),
+        },
+        "identity": asdict(_identity(settings)),
+        "rule": contest.rule,
+        "seconds": seconds,
+        "arms": arms,
+    }
