@@ -34,11 +34,6 @@ HEAVY = {"torch", "lightning", "plotly", "chemiscope", "scipy", "ase", "rich"}
 IMPORT_NAMES = {"pyyaml": "yaml"}
 """Distributions whose module has another name."""
 
-needs_cli = pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="the command line is not written yet")
-needs_routes = pytest.mark.skipif(
-    not (PACKAGE / "gradients" / "split.py").exists(), reason="the routes are not written yet"
-)
-
 
 def toy(root: Path, **files: str) -> Path:
     """Write a package `toy`, one file per keyword (`__` stands for a folder), and return its folder."""
@@ -233,7 +228,6 @@ def test_a_heavy_import_is_noticed() -> None:
     assert heavy_modules("import scipy") == {"scipy"}
 
 
-@needs_cli
 def test_importing_the_command_line_is_light() -> None:
     assert heavy_modules("import thalweg.cli") == set()
 
@@ -260,7 +254,6 @@ def test_the_make_commands_of_the_documents_exist(document: Path) -> None:
     assert strange_commands(document.read_text(encoding="utf-8"), "make", make_targets()) == set()
 
 
-@needs_cli
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_thalweg_commands_of_the_documents_exist(document: Path) -> None:
     known = {path[0] for path in command_paths() if path}
@@ -277,7 +270,6 @@ def test_the_readme_names_the_make_commands_a_newcomer_needs() -> None:
     assert {"demo", "test"} <= strange_commands(text, "make", set()) <= make_targets()
 
 
-@needs_routes
 def test_the_readme_example_runs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -305,7 +297,6 @@ def help_faults(path: tuple[str, ...], page: str) -> list[str]:
     return faults if usage in after else [*faults, f"{usage}: no example"]
 
 
-@needs_cli
 def test_every_help_page_fits_a_screen_and_shows_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = importlib.import_module("typer.testing").CliRunner()
     app = importlib.import_module("thalweg.cli").app

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -307,6 +308,8 @@ def main() -> None:
     from thalweg.allocator import keep_freed_memory
 
     keep_freed_memory()
+    # before torch is imported: on small cells two threads were seen 50 times slower than one beside another job
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         app()
     except ThalwegError as error:

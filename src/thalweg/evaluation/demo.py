@@ -248,7 +248,7 @@ def _results(settings: DemoSettings, contest: Contest, arms: list[dict[str, Any]
             "workers": settings.workers,
             "threads_per_worker": 1,
         },
-        "settings": settings.model_dump(mode="json"),
+        "settings": dict(sorted(settings.model_dump(mode="json").items(), key=lambda item: item[0] != "tune")),
         "pairs": {
             "train": len(read_pairs(contest.pairs)),
             "held_out": len(held_out),

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
 from thalweg.errors import SettingsError, nearest_known
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.lbfgs import LBFGS
-from thalweg.relaxation.loop import Relaxation, relax
-from thalweg.relaxation.outcome import Outcome
+from thalweg.relaxation.loop import Relaxation
+from thalweg.relaxation.path import Path
 from thalweg.relaxation.update import Descent
 from thalweg.structures.batch import Structures
 
@@ -61,27 +59,19 @@ class Settling:
         """Relax a batch.
 
         Returns:
-            What `relax` returns; steps are those of both parts, a trace is that of the descent.
+            What `Path.run` returns.
         """
-        first = relax(
-            potential,
-            structures,
-            Descent(self.alpha, self.cap),
-            fmax=self.fmax,
-            max_steps=self.descent_steps,
-            keep_trace=keep_trace,
-        )
-        going = [k for k, outcome in enumerate(first.outcomes) if outcome is Outcome.OUT_OF_STEPS]
-        if not going:
-            return first
-        second = relax(
-            potential,
-            first.structures.select(going),
-            LBFGS(memory=self.memory),
+        return self.path().run(potential, structures, keep_trace=keep_trace)
+
+    def path(self) -> Path:
+        """Return the path these settings describe."""
+        return Path(
+            update=Descent(self.alpha, self.cap),
+            steps=self.descent_steps,
+            finish=LBFGS(memory=self.memory),
             fmax=self.fmax,
             max_steps=self.max_steps,
         )
-        return _joined(first, second, going)
 
 
 def require_known(settings: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
@@ -96,21 +86,3 @@ def require_known(settings: Mapping[str, Any], known: Mapping[str, type], where:
         allowed = (int, float) if known[key] is float else known[key]
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise SettingsError(f"{where} {key} is {value!r}: give a value of type {known[key].__name__}")
-
-
-def _joined(first: Relaxation, second: Relaxation, going: list[int]) -> Relaxation:
-    """Return the first part with the structures that went on replaced by their second part."""
-    outcomes = list(first.outcomes)
-    for k, outcome in zip(going, second.outcomes, strict=True):
-        outcomes[k] = outcome
-    index = torch.tensor(going, device=first.steps.device)
-    positions = first.structures.positions.clone()
-    positions[first.structures.atoms_of(going)] = second.structures.positions
-    return Relaxation(
-        structures=first.structures.with_positions(positions),
-        outcomes=tuple(outcomes),
-        steps=first.steps.index_add(0, index, second.steps),
-        fmax=first.fmax.index_copy(0, index, second.fmax),
-        energy=first.energy.index_copy(0, index, second.energy),
-        trace=first.trace,
-    )
