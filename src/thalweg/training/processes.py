@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
+from thalweg.console import show_plain_warnings
 from thalweg.errors import SettingsError, ThalwegError
 from thalweg.training.settings import DeviceSettings
 
@@ -136,6 +137,8 @@ class _Box(Generic[_Result]):
 
 def _inside(fabric: Fabric, function: Callable[[Processes, _Job], _Result], job: _Job, relay: _Relay) -> _Box[_Result]:
     processes = Processes(fabric.device, fabric.global_rank, fabric.world_size, fabric)
+    if multiprocessing.parent_process() is not None:
+        show_plain_warnings()
     try:
         result = function(processes, job)
         fabric.barrier()
