@@ -319,7 +319,7 @@ def main() -> None:
     keep_freed_memory()
     show_plain_warnings()
     try:
-        app()
+        app(prog_name="thalweg")
     except ThalwegError as error:
         complain(error)
         sys.exit(2)

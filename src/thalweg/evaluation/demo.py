@@ -97,11 +97,6 @@ class DemoSettings(Section):
             raise ValueError(
                 f"base.optimiser.batch is {self.base.optimiser.batch}: allowed is 1 to frames ({self.frames})"
             )
-        if self.tune.relaxation.steps < SPLIT_HORIZON:
-            raise ValueError(
-                f"tune.relaxation.steps is {self.tune.relaxation.steps}: allowed is {SPLIT_HORIZON} or more, "
-                "the horizon of the split"
-            )
         return self
 
 

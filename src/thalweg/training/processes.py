@@ -9,6 +9,7 @@ imports nothing. Called by `train` and `tune`.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -118,6 +119,7 @@ def launch(settings: DeviceSettings, function: Callable[[Processes, _Job], _Resu
 
     outside = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" in os.environ
     fabric = Fabric(accelerator=kind, devices=settings.devices, strategy="ddp" if outside else "ddp_spawn")
+    logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)  # the error itself is raised below
     with _Relay.listening(job.progress) as relay:
         sent = replace(job, progress=relay)
         try:
@@ -185,6 +187,12 @@ class _Relay:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_queue": self._queue, "_error": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # here because a relay arrives in a new process before Lightning tells how it joined the others
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def _finish(self) -> None:
         if self._thread.is_alive():
