@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ORDER = (
-    ("units", "errors", "seeds", "storage", "allocator"),
+    ("units", "errors", "seeds", "storage", "allocator", "console"),
     ("structures",),
     ("potentials",),
     ("relaxation",),

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thalweg.console import complain, show_plain_warnings
 from thalweg.errors import OutputError, SettingsError, ThalwegError, nearest_known
 
 if TYPE_CHECKING:
     from thalweg.potentials.contract import Potential
     from thalweg.relaxation.path import Path as RelaxationPath
     from thalweg.training.processes import Report
+    from thalweg.training.run import RunResult
 
 app = typer.Typer(
     name="thalweg",
@@ -75,7 +77,7 @@ def data_make(
     out: Annotated[Path, typer.Argument(help="Extended XYZ file to write.")],
     overrides: Overrides = None,
     count: Annotated[int, typer.Option(help="How many pairs or frames.")] = 100,
-    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
     frames: Annotated[bool, typer.Option("--frames", help="Labelled frames instead of pairs.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -98,7 +100,8 @@ def data_make(
         return
     drawn = family.draw(count, seed)
     write_pairs(out, drawn.pairs, overwrite=overwrite)
-    _say(f"wrote {len(drawn.pairs)} pairs to {out}; {len(drawn.lost)} references did not converge and were left out")
+    lost = f"; {len(drawn.lost)} references did not converge and were left out" if drawn.lost else ""
+    _say(f"wrote {len(drawn.pairs)} pairs to {out}{lost}")
 
 
 @data.command("import")
@@ -121,7 +124,7 @@ def data_import(
         _say(f"note: {note}")
     for path, reason in found.skipped:
         _say(f"skipped {path}: {reason}")
-    _say(f"wrote {len(found.pairs)} pairs to {out}; skipped {len(found.skipped)}")
+    _say(f"wrote {len(found.pairs)} pairs to {out}; skipped {len(found.skipped) or 'none'}")
 
 
 @data.command("describe")
@@ -145,7 +148,7 @@ def data_split(
     held_out: Annotated[Path, typer.Option("--held-out", help="File for the held-out pairs.")],
     share: Annotated[float, typer.Option(help="Share held out, between 0 and 1.")] = 0.3,
     by: Annotated[str, typer.Option(help="parent (none on both sides) or pair.")] = "parent",
-    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Split pairs into training and held-out.
@@ -156,6 +159,8 @@ def data_split(
 
     if by not in ("parent", "pair"):
         raise SettingsError(f"--by is {by!r}: allowed are parent and pair")
+    if train.resolve() == held_out.resolve():
+        raise SettingsError(f"--train and --held-out are both {train}: give two files")
     for path in (train, held_out):
         _refuse_existing(path, overwrite)
     every = read_pairs(pairs)
@@ -184,7 +189,7 @@ def train(
     told = load_settings(TrainSettings, settings, overrides or [])
     held = None if validation is None else read_frames(validation)
     result = run(told, read_frames(frames), held, progress=_progress)
-    _say(f"{'already finished' if result.already_finished else 'wrote'}: {result.best}")
+    _told(result)
 
 
 @app.command()
@@ -207,7 +212,7 @@ def tune(
     told = load_settings(TuneSettings, settings, overrides or [])
     held = None if validation is None else read_pairs(validation)
     result = run(told, _open(model), read_pairs(pairs), held, progress=_progress)
-    _say(f"{'already finished' if result.already_finished else 'wrote'}: {result.best}")
+    _told(result)
 
 
 @app.command()
@@ -234,7 +239,7 @@ def relax(
     ends = _path(overrides, settings, potential, starts).run(potential, starts)
     write_relaxation(out, ends, overwrite=overwrite)
     for outcome in sorted(set(ends.outcomes)):
-        _say(f"{ends.outcomes.count(outcome)} {outcome.label}: {outcome.advice}")
+        _say(f"{ends.outcomes.count(outcome)} {outcome.label.replace('_', ' ')}: {outcome.advice}")
     _say(f"wrote {len(starts)} structures to {out}")
 
 
@@ -257,6 +262,7 @@ def evaluate(
     import json
 
     from thalweg.evaluation import evaluate as judge
+    from thalweg.evaluation.basins import basin_rule
     from thalweg.reports.lines import evaluation_lines
     from thalweg.storage import atomic_write
     from thalweg.structures.extended_xyz import read_pairs
@@ -265,9 +271,14 @@ def evaluate(
         _refuse_existing(out, overwrite)
     potential, held = _open(model), read_pairs(pairs)
     potential.check(held.starts)
-    path = _path(overrides, settings, potential, held.minima)
     surface = None if reference is None else _open(reference)
-    before = None if base is None else judge(_open(base), held, path, rule=rule, reference=surface)
+    start = None if base is None else _open(base)
+    for known in (surface, start):
+        if known is not None:
+            known.check(held.starts)
+    basin_rule(rule).check(surface, held.energy_minimum)
+    path = _path(overrides, settings, potential, held.minima)
+    before = None if start is None else judge(start, held, path, rule=rule, reference=surface)
     record = judge(potential, held, path, rule=rule, reference=surface, base=before).record()
     if out is not None:
         atomic_write(out, json.dumps(record, indent=1), overwrite=overwrite)
@@ -279,10 +290,9 @@ def evaluate(
 def verify(
     model: Model,
     pairs: Annotated[Path | None, typer.Argument(help="Pairs whose starts are used; small cells are quick.")] = None,
-    overrides: Overrides = None,
     count: Annotated[int, typer.Option(help="How many starts.")] = 2,
     steps: Annotated[int, typer.Option(help="Updates T of the path; the horizon is T / 2.")] = 12,
-    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
 ) -> None:
     """Check every route's gradient of this potential against central differences in float64.
 
@@ -310,18 +320,42 @@ def main() -> None:
     keep_freed_memory()
     # before torch is imported: on small cells two threads were seen 50 times slower than one beside another job
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    show_plain_warnings()
     try:
-        app()
+        app(prog_name="thalweg")
     except ThalwegError as error:
-        print(f"thalweg: {error}", file=sys.stderr)
+        complain(error)
+        sys.exit(2)
+    except OSError as error:  # whatever no reader or writer has put into words
+        complain(f"{error.filename or 'the system refused'}: {error.strerror or error}: mend that and run again")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("thalweg: interrupted; the same command goes on where it was", file=sys.stderr)
+        complain(_INTERRUPTED)
         sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer turns an interrupt into this status, without a word
+            complain(_INTERRUPTED)
+        raise
+
+
+_INTERRUPTED = (
+    "interrupted; the same command again takes train, tune and demo on from where they were, "
+    "other commands have written nothing"
+)
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _told(result: RunResult) -> None:
+    """Say where the model is, and whether some updates learnt nothing."""
+    idle, updates = result.results["skipped_updates"], result.results["updates"]
+    if idle:
+        _say(
+            f"{idle} of {updates} updates changed nothing: see 'skipped' and 'reasons' in {result.folder}/metrics.jsonl"
+        )
+    _say(f"{'already finished' if result.already_finished else 'wrote'}: {result.best}")
 
 
 def _progress(report: Report) -> None:
@@ -329,7 +363,8 @@ def _progress(report: Report) -> None:
     told = [f"update {report.update} of {report.updates}"]
     told += [f"{key} {record[key]:.4g}" for key in ("loss", "gradient_norm") if record.get(key) is not None]
     if record.get("took_part") is not None:
-        told.append(f"{record['took_part']} of {record['structures']} took part")
+        why = ", ".join(f"{count} {reason}" for reason, count in (record.get("reasons") or {}).items())
+        told.append(f"{record['took_part']} of {record['structures']} took part{f' ({why})' if why else ''}")
     if record.get("skipped"):
         told.append(f"skipped: {record['skipped']}")
     held = record.get("validation")
@@ -340,8 +375,12 @@ def _progress(report: Report) -> None:
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     """Refuse before any work, rather than after it, to write over a file or into a folder that is not there."""
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder: give the path of a file")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another name or give --overwrite")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: {path.parent} is a file, not a folder: choose another place")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist: create it first")
 
@@ -363,7 +402,7 @@ def _path(overrides: list[str] | None, settings: Path | None, potential: Potenti
         return told.path()
     few = near.select(range(min(4, len(near)))).to(dtype=next(potential.parameters()).dtype)
     alpha = safe_alpha(potential, few)
-    _say(f"alpha = {alpha:.4g} Å²/eV, measured")
+    _say(f"alpha = {alpha:.4g} Å²/eV, measured on {len(few)} structures")
     return told.path(alpha)
 
 

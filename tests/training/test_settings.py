@@ -30,8 +30,8 @@ def refusal(*overrides: str, model: type = TuneSettings, path: Path | None = Non
         ("route.horizn=3", "route.horizn is not a setting; did you mean 'horizon'?"),
         ("route.adjoint.tolerence=1e-3", "route.adjoint.tolerence is not a setting; did you mean 'tolerance'?"),
         ("route={kind: implicit, horizon: 3}", "route.horizon is not a setting; known: adjoint"),
-        ("route.kind=splitt", "route 'splitt' is not known: did you mean 'split'?"),
-        ("relaxation.finish=lbgfs", "finisher 'lbgfs' is not known: did you mean 'lbfgs'?"),
+        ("route.kind=splitt", "route 'splitt' is not known; did you mean 'split'?"),
+        ("relaxation.finish=lbgfs", "finisher 'lbgfs' is not known; did you mean 'lbfgs'?"),
         ("relaxation.finish=descent", "finisher 'descent' is not known"),
     ],
 )
@@ -42,7 +42,7 @@ def test_an_unknown_name_is_refused_with_its_full_key_and_the_nearest_known(over
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("relaxation.steps=0", "relaxation.steps is 0: it should be greater than or equal to 1"),
+        ("relaxation.steps=0", "relaxation.steps is 0: allowed is 1 or more"),
         ("relaxation.steps=-3", "relaxation.steps is -3"),
         ("relaxation.fmax=.nan", "relaxation.fmax is nan"),
         ("relaxation.alpha=-0.1", "relaxation.alpha is -0.1"),

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import CheckpointError
+from thalweg.console import show_plain_warnings
+from thalweg.errors import CheckpointError, ThalwegError
 from thalweg.gradients import Route
 from thalweg.storage import atomic_write
 from thalweg.training.settings import TuneSettings
@@ -69,18 +76,70 @@ def run_arms(
         say: told one line when an arm is finished.
 
     Raises:
-        ThalwegError: what an arm ran into; arms already running are finished first.
+        ThalwegError: what an arm ran into, or that its process was killed; arms already running are finished first.
     """
-    context = multiprocessing.get_context("spawn")
     records: dict[str, dict[str, Any]] = {}
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(run_arm, contest, arm): arm for arm in arms}
-        for done in as_completed(waiting):
-            arm = waiting[done]
-            records[arm.name] = record = done.result()
-            found = record["evaluation"]
-            say(f"{arm.name}: {found['basins_right']} of {found['basins_total']} in the right basin")
+    others = set(multiprocessing.active_children())
+    with _pool(workers) as pool:
+        try:
+            with _interrupts_held():
+                waiting = {pool.submit(run_arm, contest, arm): arm for arm in arms}
+            for done in as_completed(waiting):
+                arm = waiting[done]
+                records[arm.name] = record = done.result()
+                found = record["evaluation"]
+                say(f"{arm.name}: {found['basins_right']} of {found['basins_total']} in the right basin")
+        except BrokenProcessPool:
+            raise ThalwegError(
+                f"the process of an arm in {contest.folder} was killed, perhaps for want of memory: run the same "
+                f"command again, it goes on where it was; with fewer workers (now {workers}) it needs less memory"
+            ) from None
+        except ThalwegError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        except BaseException:  # interrupted: every arm resumes, so nothing is waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
     return {arm.name: records[arm.name] for arm in arms}
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=_begin_process)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Block interrupts from the keyboard while processes are started, which inherit that for life.
+
+    The terminal sends one to every process; only the one that started the others is to answer.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_process() -> None:
+    """Show warnings as the command line does, and end with the process that started this one.
+
+    An orphan would go on writing into the folder in which the next run resumes the same arm.
+    """
+    show_plain_warnings()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:

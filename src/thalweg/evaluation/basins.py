@@ -291,7 +291,7 @@ def _required(reference: Potential | None) -> Potential:
     if reference is None:
         raise SettingsError(
             "rule 'quench' relaxes on the reference surface and none was given: give the reference "
-            "potential, or use rule 'distance'"
+            "potential (--reference), or use rule 'distance'"
         )
     return reference
 

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
 import thalweg
 from thalweg.errors import SettingsError, nearest_known
@@ -83,6 +83,22 @@ class DemoSettings(Section):
     )
     """The budget of every arm; the route is the arm's own."""
 
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Self:
+        if self.tune.relaxation.alpha is None:
+            raise ValueError("tune.relaxation.alpha is null: every arm relaxes by the same one, e.g. 0.03")
+        if self.tune.route != TuneSettings().route:
+            raise ValueError(f"tune.route is the arm's own: leave it out; the arms are {', '.join(_ORDER)}")
+        if self.tune.optimiser.batch > self.pairs:
+            raise ValueError(
+                f"tune.optimiser.batch is {self.tune.optimiser.batch}: allowed is 1 to pairs ({self.pairs})"
+            )
+        if self.base.optimiser.batch > self.frames:
+            raise ValueError(
+                f"base.optimiser.batch is {self.base.optimiser.batch}: allowed is 1 to frames ({self.frames})"
+            )
+        return self
+
 
 def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
     """Run the demonstration, or what is left of it; return its folder, with results.json and all that it is made of.
@@ -97,11 +113,7 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
     """
     testbed = _testbed(settings.testbed)
     folder = settings.out
-    if settings.overwrite and (folder / "settings.yaml").exists():
-        shutil.rmtree(folder / "arms", ignore_errors=True)
-        for name in ("base.safetensors", "example.extxyz", "dial.json", "report.html", "seconds.json"):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "base", ignore_errors=True)
+    _clear(folder, settings.overwrite)
     run = RunFolder(folder)
     standing = run.open(settings, _identity(settings), overwrite=settings.overwrite)
     if standing == "finished":
@@ -126,6 +138,29 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
     run.finish(_results(settings, contest, arms, seconds))
     return folder
 
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Remove an earlier demonstration if told to; refuse files of the same names that are not of one."""
+    if not (folder / "settings.yaml").exists():
+        strange = [name for name in _MADE if (folder / name).exists()]
+        if strange:
+            raise SettingsError(
+                f"{folder} holds {', '.join(strange)} but no settings.yaml, so no demonstration made them: "
+                "choose another folder with out=..."
+            )
+    elif overwrite:
+        for name in _MADE:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+            else:
+                (folder / name).unlink(missing_ok=True)
+
+
+_MADE = (
+    *("pairs.extxyz", "held-out.extxyz", "frames.extxyz", "reference.safetensors", "base", "arms"),
+    *("example.extxyz", "dial.json", "report.html", "seconds.json"),
+)
+"""What a demonstration writes besides the files of every run folder; the data depend on its settings as well."""
 
 _ORDER = ("base", "implicit", "bptt", f"split-{SPLIT_HORIZON}")
 

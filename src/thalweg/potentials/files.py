@@ -82,6 +82,10 @@ def potential_from_header(
                 f"{source}: tensor {name!r} is {given.dtype} {tuple(given.shape)}, but its settings ask for "
                 f"{tensor.dtype} {tuple(tensor.shape)}"
             )
+        if given.is_floating_point() and not bool(given.isfinite().all()):
+            raise CheckpointError(
+                f"{source}: tensor {name!r} has values that are not finite, so no energy would be; make it again"
+            )
     strange = sorted(set(tensors) - set(wanted))
     if strange:
         raise CheckpointError(f"{source}: tensor {strange[0]!r} does not belong to a {header['kind']} potential")
@@ -107,15 +111,20 @@ def load_potential(path: str | Path) -> Potential:
     Raises:
         CheckpointError: no such file, or one that is corrupt or of another format or version.
     """
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path}: this is a folder; give the model file in it, e.g. {path}/model.safetensors")
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: there is no such model file; give the path of one written by save_potential")
+        raise CheckpointError(
+            f"{path}: there is no such model file; give one that thalweg train or tune wrote, a .sw file or "
+            "stillinger-weber:NAME"
+        )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = json.loads((file.metadata() or {})["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         reason = "it has no header" if isinstance(error, KeyError) else error
-        raise CheckpointError(f"{path}: this is not a model file or it is damaged ({reason}); save it again") from None
+        raise CheckpointError(f"{path}: this is not a model file or it is damaged ({reason}); make it again") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the header is {header!r}, not a mapping; save the potential again")
     return potential_from_header(header, tensors, source=str(path))
@@ -123,7 +132,9 @@ def load_potential(path: str | Path) -> Potential:
 
 def _check_header(header: Mapping[str, Any], source: str) -> None:
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{source}: the header does not say {FORMAT!r}; give a file written by save_potential")
+        raise CheckpointError(
+            f"{source}: the header does not say {FORMAT!r}; give a file that thalweg train or tune wrote"
+        )
     if header.get("version") != VERSION:
         raise CheckpointError(
             f"{source}: format version {header.get('version')!r} cannot be read, this release reads "

@@ -188,7 +188,8 @@ def read_entries(path: str | Path, elements: Sequence[str] | None = None) -> Ent
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PotentialError(f"cannot read Stillinger–Weber file {str(path)!r}: {error}; check the path") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise PotentialError(f"cannot read Stillinger–Weber file {str(path)!r}: {reason}; check the path") from error
     words = [word for line in text.splitlines() for word in line.split("#", 1)[0].split()]
     if len(words) % _WORDS:
         raise PotentialError(

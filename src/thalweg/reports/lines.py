@@ -14,25 +14,26 @@ def description_lines(description: Description) -> list[str]:
     """Return the description of a set of pairs."""
     elements = ", ".join(f"{symbol} {count}" for symbol, count in description.elements.items())
     lines = [
-        f"{description.pairs} pairs of {description.parents} parents",
-        f"energies known: {description.energies_known} minima",
-        f"atoms per structure: {_spread(description.atoms, 0)}; fixed atoms: {description.fixed_atoms}",
+        f"{_count(description.pairs, 'pair')} of {_count(description.parents, 'parent')}",
+        f"energies known: {description.energies_known} of {description.pairs} minima",
+        f"atoms per structure: {_spread(description.atoms, 0)}; fixed atoms: {description.fixed_atoms or 'none'}",
         f"atoms by element: {elements}",
         f"ΔQ from start to minimum (amu^½ Å): {_spread(description.delta_q, 2)}",
         f"largest displacement of an atom (Å): {_spread(description.largest_displacement, 2)}",
     ]
     for group in description.groups:
-        lines.append(f"{group.composition}, {group.pairs} pairs in one cell")
+        lines.append(f"{group.composition}, {_count(group.pairs, 'pair')} in one cell")
         if group.energy_levels:
             lines.append(f"  basins by energy (levels more than {description.energy_gap} eV apart):")
             lines += [_basin(basin) for basin in group.energy_levels]
         lines.append(
-            f"  basins by geometry (matched displacement below {description.distance} Å; "
-            "copies turned by a symmetry count apart):"
+            f"  basins by geometry (matched displacement below {description.distance} Å; copies turned or mirrored "
+            "by a symmetry count apart):"
         )
         lines += [_basin(basin) for basin in group.geometric_basins[:12]]
         if len(group.geometric_basins) > 12:
-            lines.append(f"    and {len(group.geometric_basins) - 12} more")
+            rest = group.geometric_basins[12:]
+            lines.append(f"    and {len(rest)} more with {_count(sum(b.population for b in rest), 'pair')}")
     return lines
 
 
@@ -45,7 +46,11 @@ def _spread(spread: Spread, digits: int) -> str:
 def _basin(basin: Basin) -> str:
     energy = "energy unknown" if basin.energy is None else f"{basin.energy:.4f} eV"
     spread = "" if not basin.energy_range else f" (within {1000 * basin.energy_range:.1f} meV)"
-    return f"    {basin.population:4d} pairs  {energy}{spread}"
+    return f"    {basin.population:4d} {'pair ' if basin.population == 1 else 'pairs'}  {energy}{spread}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def evaluation_lines(record: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> list[str]:
@@ -56,20 +61,21 @@ def evaluation_lines(record: Mapping[str, Any], base: Mapping[str, Any] | None =
             continue
         low, high = found["basins_interval"]
         lines.append(
-            f"{name}: {found['basins_right']} of {found['basins_total']} in the right basin by the rule "
-            f"{found['rule']} (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+            f"{name}: {found['basins_right']} of {found['basins_total']} in the right basin by the "
+            f"{found['rule']} rule (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
         )
-        sweep = ", ".join(f"{limit} Å: {count}" for limit, count in found["basins_by_threshold"].items())
-        lines.append(f"  by threshold: {sweep}")
+        sweep = ", ".join(f"{count} at {limit} Å" for limit, count in found["basins_by_threshold"].items())
+        lines.append(f"  right by threshold: {sweep}")
         dq = ["–" if found[key] is None else f"{found[key]:.2f}" for key in ("dq_mean", "dq_median")]
         missing = "" if not found["dq_missing"] else f", missing for {found['dq_missing']}"
-        lines.append(f"  ΔQ (amu^½ Å): mean {dq[0]}, median {dq[1]}{missing}")
-        outcomes = ", ".join(f"{label} {count}" for label, count in found["outcomes"].items() if count)
-        lines.append(f"  outcomes: {outcomes}; {found['seconds']:.1f} s")
+        lines.append(f"  ΔQ to the minimum (amu^½ Å): mean {dq[0]}, median {dq[1]}{missing}")
+        counts = {label.replace("_", " "): count for label, count in found["outcomes"].items() if count}
+        outcomes = ", ".join(f"{count} {label}" for label, count in counts.items())
+        lines.append(f"  relaxations: {outcomes}; {found['seconds']:.1f} s in all")
     gain = record["against_base"]
     if gain is not None:
         lines.append(
-            f"against base: {gain['basins_gained']} pairs gained, {gain['basins_lost']} lost "
+            f"model against base: {gain['basins_gained']} right basins gained, {gain['basins_lost']} lost "
             f"(McNemar p = {gain['mcnemar_p']:.3g}); ΔQ fell for {100 * gain['share_improved']:.0f} % of pairs"
         )
     return lines
@@ -79,13 +85,30 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Return the table of `thalweg verify`."""
     lines = [f"{'route':<40} {'point':<12} {'structures':>10} {'relative error':>15}  verdict"]
     for verdict in verdicts:
-        error = "no plateau" if verdict.worst != verdict.worst else f"{verdict.worst:.1e}"
+        error = _error(verdict)
         said = "passed" if verdict.passed else "FAILED"
         refused = "" if not verdict.refused else f" ({len(verdict.refused)} refused: {', '.join(verdict.refused)})"
         lines.append(f"{verdict.route:<40} {verdict.point:<12} {verdict.structures:>10} {error:>15}  {said}{refused}")
     asymmetries = [v.asymmetry for v in verdicts if v.asymmetry is not None]
     if asymmetries:
         lines.append(f"asymmetry of the force Jacobian: {max(asymmetries):.1e}")
+    errors = {_error(v) for v in verdicts}
+    if _NO_PLATEAU in errors:
+        lines.append(
+            f"{_NO_PLATEAU}: neighbouring differences disagree, so nothing can be said of the gradient there; "
+            "give starts nearer to a minimum"
+        )
+    if _NOBODY in errors:
+        lines.append(f"{_NOBODY}: no start reached a minimum that can be differentiated; give other starts")
     passed = sum(v.passed for v in verdicts)
     lines.append(f"{passed} of {len(verdicts)} passed: gradients against central differences in float64, bound 1e-6")
     return lines
+
+
+_NO_PLATEAU, _NOBODY = "no plateau", "none took part"
+
+
+def _error(verdict: Verdict) -> str:
+    if verdict.structures == 0:
+        return _NOBODY
+    return _NO_PLATEAU if verdict.worst != verdict.worst else f"{verdict.worst:.1e}"

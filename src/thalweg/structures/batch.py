@@ -198,10 +198,16 @@ def _check(frame: Atoms, name: str) -> None:
         raise StructureError(f"structure {name!r} has no atoms: remove it or mend the file")
     if not np.isfinite(frame.positions).all():
         atom = int(np.argwhere(~np.isfinite(frame.positions))[0, 0])
-        raise StructureError(f"structure {name!r}: position of atom {atom} is {frame.positions[atom]}, not finite")
+        raise StructureError(
+            f"structure {name!r}: position of atom {atom} is {frame.positions[atom]}, not finite: "
+            "mend the file or leave the structure out"
+        )
     cell = frame.cell.array
     if not np.isfinite(cell).all():
-        raise StructureError(f"structure {name!r}: the cell has entries that are not finite: {cell.tolist()}")
+        raise StructureError(
+            f"structure {name!r}: the cell has entries that are not finite: {cell.tolist()}: "
+            "mend the file or leave the structure out"
+        )
     lengths = np.linalg.norm(cell, axis=1)
     if frame.pbc.any() and (
         (lengths[frame.pbc] < 1e-6).any() or abs(np.linalg.det(frame.cell.complete().array)) < 1e-6

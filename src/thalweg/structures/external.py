@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from ase import Atoms
 from ase.io import read
+from ase.io.formats import UnknownFileTypeError
 
 from thalweg.errors import StructureError
 from thalweg.structures.batch import Structures
@@ -35,6 +36,10 @@ def read_structures(path: str | Path, *, dtype: torch.dtype = torch.float64) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # readers warn of what does not concern positions and cells
             frames = read(path, index=":")
+    except UnknownFileTypeError:
+        raise StructureError(
+            f"{path}: neither its name nor its content tells the format; rename it, e.g. to {path.stem}.extxyz"
+        ) from None
     except Exception as error:  # ASE's readers raise whatever their parsers meet; all of it means one thing
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StructureError(f"{path}: cannot be read as structures ({reason}); mend or convert the file") from None

@@ -35,10 +35,12 @@ def split_parents(parents: Sequence[str], held_out: float | int, seed: int) -> t
             f"{total - 1} (there are {total})"
         )
     names = sorted(set(parents), key=lambda name: (stream_seed(seed, "split by parent", name), name))
+    if total == 1:
+        raise StructureError("there is only one entry, so none can be held out: add data")
     if len(names) < 2:
         raise StructureError(
             f"all {total} come from one parent, {names[0]!r}, and a parent is never on both sides: "
-            "add data of other parents or hold out a file of its own"
+            "add data of other parents, hold out a file of its own, or split by pair"
         )
     target = held_out if whole else held_out * total
     chosen: set[str] = set()

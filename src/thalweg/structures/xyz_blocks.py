@@ -206,6 +206,15 @@ def _parse(path: str, index: int, line: int, lines: Sequence[str]) -> Atoms:
     try:
         frame: Atoms = next(iter(read_xyz(io.StringIO("\n".join(lines) + "\n"), index=slice(None))))
     except Exception as error:
+        torn = _torn_line(lines)
+        if torn is not None:
+            raise _error(
+                path,
+                index,
+                line,
+                f"line {line + torn} has {len(lines[torn].split())} entries and the atom before it "
+                f"{len(lines[torn - 1].split())}: the file is damaged or cut short",
+            ) from error
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _error(
             path, index, line, f"not a block of extended XYZ ({reason}): mend it or write it afresh"
@@ -214,6 +223,12 @@ def _parse(path: str, index: int, line: int, lines: Sequence[str]) -> Atoms:
         atom = int(np.flatnonzero(frame.numbers < 1)[0])
         raise _error(path, index, line, f"atom {atom} is of no known element: give a chemical symbol")
     return frame
+
+
+def _torn_line(lines: Sequence[str]) -> int | None:
+    """Return the first atom's line of a block with another number of entries than the one before it."""
+    counts = [len(text.split()) for text in lines]
+    return next((k for k in range(3, len(counts)) if counts[k] != counts[k - 1]), None)
 
 
 def _finite(value: object, shape: tuple[int, ...]) -> bool:

@@ -68,7 +68,7 @@ def _check_sets(what: str, data: Pairs | Frames, validation: Pairs | Frames | No
         if shared:
             raise StructureError(
                 f"parent {shared[0]!r} is in training and in validation {what} ({len(shared)} shared in all): "
-                "hold out whole parents, e.g. with split_by_parent"
+                "hold out whole parents, e.g. with thalweg data split"
             )
 
 

@@ -191,13 +191,27 @@ def _line(fault: Mapping[str, Any], model: type[BaseModel], prefix: tuple[str, .
         return f"{key} is missing: give it a value"
     if cause is not None:  # one of our own validators: its text is complete
         return f"{key}: {cause}" if key else str(cause)
-    wanted = _WANTED.get(fault["type"], fault["msg"].replace("Input should be", "it should be"))
+    if fault["type"] in _WANTED:
+        wanted = _WANTED[fault["type"]].format(**fault.get("ctx", {}))
+    else:
+        wanted = fault["msg"].replace("Input should be", "it should be")
     value = repr(fault["input"])
     short = value if len(value) <= 60 else f"{value[:57]}..."
     return f"{key} is {short}: {wanted}"
 
 
-_WANTED = {"model_type": "it should be a mapping of keys to values", "path_type": "it should be a path"}
+_WANTED = {
+    "model_type": "it should be a mapping of keys to values",
+    "path_type": "it should be a path",
+    "int_type": "it should be a whole number",
+    "float_type": "it should be a number",
+    "bool_type": "it should be true or false",
+    "string_type": "it should be text",
+    "finite_number": "it should be finite",
+    "greater_than": "allowed is above {gt:g}",
+    "greater_than_equal": "allowed is {ge:g} or more",
+    "less_than_equal": "allowed is {le:g} or less",
+}
 
 
 def _known(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ imports nothing. Called by `train` and `tune`.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
+from thalweg.console import show_plain_warnings
 from thalweg.errors import SettingsError, ThalwegError
 from thalweg.training.settings import DeviceSettings
 
@@ -117,6 +119,7 @@ def launch(settings: DeviceSettings, function: Callable[[Processes, _Job], _Resu
 
     outside = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" in os.environ
     fabric = Fabric(accelerator=kind, devices=settings.devices, strategy="ddp" if outside else "ddp_spawn")
+    logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)  # the error itself is raised below
     with _Relay.listening(job.progress) as relay:
         sent = replace(job, progress=relay)
         try:
@@ -136,6 +139,8 @@ class _Box(Generic[_Result]):
 
 def _inside(fabric: Fabric, function: Callable[[Processes, _Job], _Result], job: _Job, relay: _Relay) -> _Box[_Result]:
     processes = Processes(fabric.device, fabric.global_rank, fabric.world_size, fabric)
+    if multiprocessing.parent_process() is not None:
+        show_plain_warnings()
     try:
         result = function(processes, job)
         fabric.barrier()
@@ -182,6 +187,12 @@ class _Relay:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_queue": self._queue, "_error": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # here because a relay arrives in a new process before Lightning tells how it joined the others
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def _finish(self) -> None:
         if self._thread.is_alive():

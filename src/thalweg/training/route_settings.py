@@ -43,7 +43,7 @@ def read_route(value: Any) -> Route:
         raise ValueError(f"allowed is a mapping with a kind; known: {', '.join(sorted(ROUTES))}")
     kind = value.get("kind", Split.kind)
     if not isinstance(kind, str) or kind not in ROUTES:
-        raise ValueError(f"route {str(kind)[:60]!r} is not known: {nearest_known(str(kind), ROUTES)}")
+        raise ValueError(f"route {str(kind)[:60]!r} is not known; {nearest_known(str(kind), ROUTES)}")
     model = _model(ROUTES[kind])
     try:
         found = model.model_validate({name: v for name, v in value.items() if name != "kind"})

@@ -102,8 +102,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+            reason = "a part of the path is a file, not a folder" if in_the_way else error.strerror
             raise OutputError(
-                f"cannot make the run folder {self.path}: {error.strerror}; choose another with out=..."
+                f"cannot make the run folder {self.path}: {reason}; choose another with out=..."
             ) from None
         if overwrite:
             self._remove()

@@ -62,7 +62,7 @@ class RelaxationSettings(Section):
     @classmethod
     def _known_finisher(cls, finish: str) -> str:
         if finish not in _FINISHERS:
-            raise ValueError(f"finisher {finish!r} is not known: {nearest_known(finish, _FINISHERS)}")
+            raise ValueError(f"finisher {finish!r} is not known; {nearest_known(finish, _FINISHERS)}")
         return finish
 
     def path(self, alpha: float | None = None) -> Path:
