@@ -18,7 +18,7 @@ from torch import Tensor
 DESCRIPTORS = 9
 """Numbers per element."""
 HEAVIEST = 96
-"""Curium, the last element whose covalent radius was measured."""
+"""Curium, where the table of covalent radii of Cordero et al. ends."""
 
 _NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
 _SHELLS = sorted(((n, k) for n in range(1, 8) for k in range(min(n, 4))), key=lambda shell: (sum(shell), shell[0]))
