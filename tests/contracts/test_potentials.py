@@ -164,9 +164,7 @@ def test_potential_keeps(case: Case, check: checks.Check) -> None:
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMED if claim not in REFUSALS])
-def test_a_claim_left_out_without_reason_is_rejected(
-    claim: str, toy: Callable[[type[Whole]], Whole]
-) -> None:
+def test_a_claim_left_out_without_reason_is_rejected(claim: str, toy: Callable[[type[Whole]], Whole]) -> None:
     for check in CLAIMED[claim]:
         with pytest.raises(pytest.fail.Exception, match="claim it"):
             lacking(check)(toy(Whole), silicon())

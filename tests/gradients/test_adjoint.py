@@ -9,7 +9,6 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from tests.gradients.surfaces import Bowl, Morse, Twisted, Whirl
-
 from tests.potentials.pinned import fitted, sites
 
 from thalweg.gradients import Implicit

@@ -19,7 +19,14 @@ def test_places_are_those_of_the_periodic_table(number: int, place: tuple[int, i
 
 @pytest.mark.parametrize(
     ("number", "shells"),
-    [(1, (1, 0, 0, 0)), (2, (2, 0, 0, 0)), (14, (2, 2, 0, 0)), (22, (2, 0, 2, 0)), (52, (2, 4, 10, 0)), (72, (2, 0, 2, 14))],
+    [
+        (1, (1, 0, 0, 0)),
+        (2, (2, 0, 0, 0)),
+        (14, (2, 2, 0, 0)),
+        (22, (2, 0, 2, 0)),
+        (52, (2, 4, 10, 0)),
+        (72, (2, 0, 2, 14)),
+    ],
 )
 def test_valence_shells_fill_by_madelungs_rule(number: int, shells: tuple[int, int, int, int]) -> None:
     assert valence(number) == shells

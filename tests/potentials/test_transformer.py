@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ase.build import bulk
+from tests.potentials.pinned import fitted, sites, trapped_forces
 
 from thalweg.errors import PotentialError
 from thalweg.gradients.adjoint import ProjectedCurvature, measure_asymmetry
@@ -16,7 +17,6 @@ from thalweg.potentials.contract import Potential
 from thalweg.potentials.transformer import CellBlindTransformer
 from thalweg.relaxation import Descent, Outcome, Positions, largest_curvature, relax
 from thalweg.structures.batch import Structures
-from tests.potentials.pinned import fitted, sites, trapped_forces
 
 SMALL = {"species": [14, 48, 52], "width": 32, "feed_forward": 48, "layers": 2, "heads": 4}
 

@@ -49,7 +49,7 @@ def period_and_group(number: int) -> tuple[int, int]:
         return period, 18
     if p:
         return period, 12 + p
-    if f and not 0 < d:
+    if f and not d > 0:
         return period, 3
     return period, s + d
 

@@ -254,9 +254,7 @@ class CellBlindTransformer(Potential):
             energy, forces = self._heads(structures)
         return Prediction(energy, forces)
 
-    def _heads(
-        self, structures: Structures
-    ) -> tuple[Float[Tensor, " structures"], Float[Tensor, "atoms 3"]]:
+    def _heads(self, structures: Structures) -> tuple[Float[Tensor, " structures"], Float[Tensor, "atoms 3"]]:
         known = torch.tensor(self.species, device=structures.device)
         element = torch.searchsorted(known, structures.numbers)
         x = structures.positions / self._settings.length
