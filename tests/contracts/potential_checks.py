@@ -178,17 +178,15 @@ def stress_is_the_strain_derivative(potential: Potential, structures: Structures
     plateau(energy, float((volume * (stress * s).sum(dim=(1, 2))).sum()))
 
 
-def double_backward(potential: Potential, structures: Structures) -> None:
-    """F·v differentiates to parameters and positions as differences say; the Hessian is symmetric."""
+def forces_differentiate(potential: Potential, structures: Structures) -> None:
+    """F·v differentiates to parameters and positions as differences say."""
     v, u = noise(structures.positions, "v"), noise(structures.positions, "u")
     parameters = [p for p in potential.parameters() if p.requires_grad]
     w = [noise(p, f"parameter {n}") for n, p in enumerate(parameters)]
     start = structures.positions.clone().requires_grad_()
     forces = potential(structures.with_positions(start), graph=True).forces
-    to_v = torch.autograd.grad((forces * v).sum(), [start, *parameters], allow_unused=True, retain_graph=True)
-    to_u = torch.autograd.grad((forces * u).sum(), start)[0]
+    to_v = torch.autograd.grad((forces * v).sum(), [start, *parameters], allow_unused=True)
     assert to_v[0] is not None
-    close((to_v[0] * u).sum(), (to_u * v).sum())
 
     def moved(h: float) -> Tensor:
         return (potential(structures.with_positions(structures.positions + h * u)).forces * v).sum()
@@ -203,6 +201,22 @@ def double_backward(potential: Potential, structures: Structures) -> None:
     plateau(moved, float((to_v[0] * u).sum()), bound=1e-6)
     along = sum((float((g * step).sum()) for g, step in zip(to_v[1:], w, strict=True) if g is not None), 0.0)
     plateau(taught, along, bound=1e-6)
+
+
+def hessian_is_symmetric(potential: Potential, structures: Structures) -> None:
+    """v·(∂F/∂X) u and u·(∂F/∂X) v are equal."""
+    v, u = noise(structures.positions, "v"), noise(structures.positions, "u")
+    start = structures.positions.clone().requires_grad_()
+    forces = potential(structures.with_positions(start), graph=True).forces
+    to_v = torch.autograd.grad((forces * v).sum(), start, retain_graph=True)[0]
+    to_u = torch.autograd.grad((forces * u).sum(), start)[0]
+    close((to_v * u).sum(), (to_u * v).sum())
+
+
+def stress_refused(potential: Potential, structures: Structures) -> None:
+    """A stress asked for is refused in words, not answered with None."""
+    with pytest.raises(PotentialError, match="stress"):
+        potential(structures, stress=True)
 
 
 def energy_differentiates_to_parameters(potential: Potential, structures: Structures) -> None:

@@ -58,18 +58,30 @@ def painn(**settings: Any) -> Potential:
     return potential.double()
 
 
+def transformer(**settings: Any) -> Potential:
+    """A fresh small cell-blind transformer in float64 with a reference."""
+    small = {"width": 32, "feed_forward": 48, "layers": 2, "heads": 4}
+    potential = build_potential("transformer", {**small, **settings})
+    potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
+    return potential.double()
+
+
 @dataclass(frozen=True)
 class Claims:
-    """What a potential says of itself; checks of what it does not claim are not run on it."""
+    """What a potential says of itself; what it does not claim it is proven to lack."""
 
     conservative: bool = True
-    """Forces are the gradient of the energy, and differentiate again."""
+    """Forces are the gradient of the energy."""
     stress: bool = True
-    """It gives a stress."""
+    """It gives a stress; without the claim it refuses to."""
+    translation: bool = True
+    """Nothing changes with a translation or with the periodic image of an atom."""
     equivariant: bool = True
     """Energy and forces follow rotations and reflections exactly."""
+    additive: bool = True
+    """Energies of clusters far apart add up."""
     smooth: bool = True
-    """The energy has three continuous derivatives where an atom crosses the cutoff."""
+    """Beyond the cutoff atoms do not feel each other; the energy has three continuous derivatives there."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +94,23 @@ class Case:
     claims: Claims = Claims()
 
 
+CELL_BLIND = Claims(
+    conservative=False, stress=False, translation=False, equivariant=False, additive=False, smooth=False
+)
+
 CASES = [
     Case("painn", lambda: painn(species=[14, 48, 52]), compounds),
     Case("painn of one layer", lambda: painn(species=[14], layers=1), silicon),
     Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
     Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
+    Case("transformer", lambda: transformer(species=[14, 48, 52]), compounds, CELL_BLIND),
+    Case("transformer, plain attention", lambda: transformer(species=[14], attention="plain"), silicon, CELL_BLIND),
     Case("painn of three, Gaussians", lambda: painn(species=[14], layers=3, radial="gaussian"), silicon),
 ]
 
 ALWAYS: list[checks.Check] = [
-    checks.translation,
     checks.permutation,
-    checks.additivity,
+    checks.forces_differentiate,
     checks.energy_differentiates_to_parameters,
     checks.batch_independence,
     checks.determinism,
@@ -104,16 +121,38 @@ ALWAYS: list[checks.Check] = [
     checks.long_edge_lists,
 ]
 CLAIMED: dict[str, list[checks.Check]] = {
-    "conservative": [checks.forces_are_the_gradient, checks.double_backward],
+    "conservative": [checks.forces_are_the_gradient, checks.hessian_is_symmetric],
     "stress": [checks.stress_is_the_strain_derivative],
+    "translation": [checks.translation],
     "equivariant": [checks.rotation, checks.reflection],
+    "additive": [checks.additivity],
     "smooth": [checks.smooth_cutoff],
 }
+REFUSALS: dict[str, list[checks.Check]] = {"stress": [checks.stress_refused]}
+"""What holds instead where a claim is not made; for every other claim its checks must fail."""
 EVERY = [*ALWAYS, *(check for group in CLAIMED.values() for check in group)]
 
 
+def lacking(check: checks.Check) -> checks.Check:
+    """Return the check that a potential does not pass `check`: that a claim is left out for a reason."""
+
+    def proof(potential: Potential, structures: Structures) -> None:
+        try:
+            check(potential, structures)
+        except AssertionError:
+            return
+        pytest.fail(f"{check.__name__} holds, though the claim is not made: claim it")
+
+    proof.__name__ = f"lacks_{check.__name__}"
+    return proof
+
+
 def _wanted(claims: Claims) -> list[checks.Check]:
-    return [*ALWAYS, *(c for claim, group in CLAIMED.items() if getattr(claims, claim) for c in group)]
+    wanted = list(ALWAYS)
+    for claim, group in CLAIMED.items():
+        refusals = REFUSALS.get(claim, [lacking(check) for check in group])
+        wanted += group if getattr(claims, claim) else refusals
+    return wanted
 
 
 @pytest.mark.parametrize(
@@ -122,6 +161,19 @@ def _wanted(claims: Claims) -> list[checks.Check]:
 )
 def test_potential_keeps(case: Case, check: checks.Check) -> None:
     check(case.make(), case.structures())
+
+
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMED if claim not in REFUSALS])
+def test_a_claim_left_out_without_reason_is_rejected(claim: str, toy: Callable[[type[Whole]], Whole]) -> None:
+    for check in CLAIMED[claim]:
+        with pytest.raises(pytest.fail.Exception, match="claim it"):
+            lacking(check)(toy(Whole), silicon())
+
+
+def test_a_stress_given_where_none_is_claimed_is_rejected(toy: Callable[[type[Whole]], Whole]) -> None:
+    periodic = silicon().select([0, 1])
+    with pytest.raises(pytest.fail.Exception):
+        checks.stress_refused(toy(Whole), periodic)
 
 
 def test_every_kind_is_under_the_contract() -> None:
@@ -257,6 +309,23 @@ class DeafParameter(Whole):
         return pair.new_zeros(len(structures.positions)).index_add(0, edges.centre, pair)
 
 
+class Swirling(Whole):
+    """Adds forces that no energy has."""
+
+    def forward(
+        self,
+        structures: Structures,
+        *,
+        edges: Edges | None = None,
+        graph: bool = False,
+        stress: bool = False,
+    ) -> Prediction:
+        found = super().forward(structures, edges=edges, graph=graph, stress=stress)
+        swirl = 1e-3 * structures.positions.roll(1, dims=1)
+        forces = found.forces + (swirl if graph else swirl.detach())
+        return Prediction(found.energy, forces, found.stress)
+
+
 class Compressed(Whole):
     def forward(
         self,
@@ -306,8 +375,9 @@ FAULTS: list[tuple[checks.Check, type[Whole]]] = [
     (checks.detached_without_graph, Clinging),
     (checks.long_edge_lists, HardCutoff),
     (checks.forces_are_the_gradient, DroppedTerm),
-    (checks.double_backward, FirstOrderOnly),
-    (checks.double_backward, DeafParameter),
+    (checks.forces_differentiate, FirstOrderOnly),
+    (checks.forces_differentiate, DeafParameter),
+    (checks.hessian_is_symmetric, Swirling),
     (checks.stress_is_the_strain_derivative, Compressed),
     (checks.rotation, Upright),
     (checks.reflection, Handed),

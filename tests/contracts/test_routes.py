@@ -12,6 +12,7 @@ import pytest
 import torch
 from ase.build import bulk
 from tests.gradients.surfaces import Morse, Twisted
+from tests.potentials.pinned import fitted, sites
 
 from thalweg.gradients import ROUTES, AdjointSettings, Implicit, Phantom, Split, Unrolled
 from thalweg.gradients.guidance import guide
@@ -73,11 +74,16 @@ def twisted() -> tuple[Potential, Structures, Path]:
     return Twisted(Morse(), 0.05), Structures.from_atoms(frame), Path(Descent(alpha=0.04), steps=12)
 
 
+def cell_blind() -> tuple[Potential, Structures, Path]:
+    """A network with direct forces, asymmetry 0.13 and no null modes at all."""
+    return fitted(), sites(1, 0.05, "start"), Path(Descent(alpha=0.02), steps=12)
+
+
 def test_every_registered_route_is_under_contract():
     assert {type(route) for route in CASES} == set(ROUTES.values())
 
 
-@pytest.mark.parametrize("system", [silicon, telluride, cluster, twisted])
+@pytest.mark.parametrize("system", [silicon, telluride, cluster, twisted, cell_blind])
 @pytest.mark.parametrize("route", CASES, ids=repr)
 def test_gradients_meet_central_differences(route: Route, system: Callable[[], tuple[Potential, Structures, Path]]):
     potential, starts, path = system()
@@ -171,6 +177,15 @@ def test_an_adjoint_solved_loosely_is_rejected():
 
     loose = Loose(adjoint=AdjointSettings(tolerance=0.3, limit=0.5))
     assert not verify(potential, starts, path, [loose], directions=1)[0].passed
+
+
+def test_verify_says_so_where_a_route_refuses_every_structure():
+    potential, starts, path = twisted()
+    nowhere = Twisted(potential.base, 40.0)  # turns so fast that no update comes to rest
+    verdicts = verify(nowhere, starts, path, [Phantom(updates=3)], directions=1)
+    assert [v.structures for v in verdicts] == [0]
+    assert not verdicts[0].passed
+    assert len(verdicts[0].refused) == 1
 
 
 def test_unconverged_structures_are_refused_and_counted():

@@ -93,3 +93,31 @@ class Twisted(Potential):
         turn = torch.stack([arm[:, 1], -arm[:, 0], torch.zeros_like(arm[:, 0])], dim=1)
         forces = inner.forces + self.twist * turn
         return Prediction(energy=inner.energy, forces=forces if graph else forces.detach())
+
+
+class Whirl(Potential):
+    """Direct forces F = −(x − c) M for structures of a fixed number of atoms: J = −Mᵀ, any matrix."""
+
+    kind: ClassVar[str] = "whirl"
+    conservative: ClassVar[bool] = False
+
+    def __init__(self, matrix: Tensor, centre: Tensor) -> None:
+        super().__init__()
+        self.cutoff, self.species = 0.5, (14,)
+        self.matrix, self.centre = nn.Parameter(matrix), nn.Parameter(centre)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        return cls(torch.eye(3), torch.zeros(1, 3))
+
+    def forward(
+        self, structures: Structures, *, edges: Edges | None = None, graph: bool = False, stress: bool = False
+    ) -> Prediction:
+        u = structures.positions.reshape(len(structures), -1) - self.centre.reshape(1, -1)
+        forces = -(u @ self.matrix).reshape(-1, 3)
+        energy = 0.5 * u.square().sum(1)
+        return Prediction(energy, forces) if graph else Prediction(energy.detach(), forces.detach())

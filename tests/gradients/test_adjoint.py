@@ -8,7 +8,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from tests.gradients.surfaces import Bowl, Morse, Twisted
+from tests.gradients.surfaces import Bowl, Morse, Twisted, Whirl
+from tests.potentials.pinned import fitted, sites
 
 from thalweg.gradients import Implicit
 from thalweg.gradients.adjoint import AdjointSettings, ProjectedCurvature, measure_asymmetry, null_modes, solve_adjoint
@@ -80,6 +81,35 @@ def test_a_saddle_is_refused_and_a_minimum_beside_it_is_not():
     assert float(refused.lowest_curvature) == pytest.approx(-0.4, rel=1e-6)
 
 
+def whirl(real: list[float], turn: float) -> Whirl:
+    """Return linear forces whose −J has eigenvalues real ± i·turn, in pairs, and vectors that are not orthogonal."""
+    stream = torch.Generator().manual_seed(6)
+    pairs = [torch.tensor([[r, turn], [-turn, r]], dtype=torch.float64) for r in real]
+    change = torch.eye(12, dtype=torch.float64) + 0.1 * torch.randn(12, 12, dtype=torch.float64, generator=stream)
+    return Whirl(change @ torch.block_diag(*pairs) @ torch.linalg.inv(change), torch.zeros(4, 3, dtype=torch.float64))
+
+
+def test_direct_forces_that_drive_away_from_their_zero_are_refused_and_others_are_not():
+    settings = AdjointSettings(tolerance=1e-10)
+    right = torch.randn(ATOMS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+    def solve(potential: Whirl):
+        at = atoms(1).with_positions(potential.centre.detach())
+        return solve_adjoint(potential, at, right, coordinates=Positions(), settings=settings)
+
+    steady, leaving = whirl([0.5, 1, 2, 3, 4, 5], 1.5), whirl([-0.4, 1, 2, 3, 4, 5], 1.5)
+    found = solve(steady)
+    assert found.reasons == (None,)
+    assert float(found.asymmetry) > 0.1
+    assert float(found.lowest_curvature) == pytest.approx(0.5, rel=1e-6)
+    exact = torch.linalg.solve(steady.matrix.detach(), right.reshape(-1)).reshape(-1, 3)
+    torch.testing.assert_close(found.solution, exact, rtol=1e-8, atol=1e-8)
+    refused = solve(leaving)
+    assert refused.reasons == ("saddle",)
+    assert not refused.solution.any()
+    assert float(refused.lowest_curvature) == pytest.approx(-0.4, rel=1e-6)
+
+
 def test_an_adjoint_that_runs_out_of_iterations_is_refused():
     potential = bowl([1e-6, *POSITIVE[1:]])
     at = atoms(1).with_positions(potential.centre.detach())
@@ -116,6 +146,28 @@ def test_a_potential_that_pins_space_keeps_its_translations():
     """Negative control: translations of the bowl are not null and must not be projected out."""
     potential = bowl(POSITIVE)
     assert _null_count(potential, atoms(2)) == [0, 0]
+
+
+def test_a_cell_blind_network_keeps_its_translations_and_is_solved_as_it_is():
+    potential, starts = fitted(), sites(1, 0.05, "start")
+    assert _null_count(potential, starts) == [0]
+    result = Implicit(adjoint=AdjointSettings(tolerance=1e-10)).differentiate(
+        potential, starts, Path(Descent(alpha=0.02), steps=12, fmax=1e-9)
+    )
+    weights = torch.randn(starts.positions.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    (weights * result.equilibrium.positions).sum().backward()
+    certificate = result.certificates[0]
+    assert certificate.took_part
+    assert certificate.asymmetry > 0.05
+    at = result.equilibrium.detach().positions
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: potential(starts.with_positions(x), graph=True).forces, at
+    ).reshape(24, 24)
+    # the bias of the force head moves every force alike: dL/db = Σ_i λ_i with Jᵀ λ = −∂L/∂X
+    solution = torch.linalg.solve(-jacobian.T, weights.reshape(-1)).reshape(-1, 3)
+    torch.testing.assert_close(potential.push.bias.grad, solution.sum(0), rtol=1e-7, atol=1e-8)
+    assert certificate.lowest_curvature >= float(torch.linalg.eigvals(-jacobian).real.min()) - 1e-6
+    potential.zero_grad(set_to_none=True)
 
 
 def test_asymmetry_is_zero_for_a_gradient_and_as_computed_for_a_twisted_field():

@@ -99,6 +99,43 @@ def test_gmres_equals_the_dense_solution_for_blocks_that_are_not_symmetric():
     torch.testing.assert_close(solved.solution, exact, rtol=1e-10, atol=1e-11)
 
 
+def rotated(rows: int, real: list[float], turn: float, seed: int) -> torch.Tensor:
+    """Return a normal matrix with eigenvalues real ± i·turn, in pairs."""
+    q, _ = torch.linalg.qr(torch.randn(3 * rows, 3 * rows, dtype=torch.float64, generator=_stream(seed)))
+    pairs = [torch.tensor([[r, turn], [-turn, r]], dtype=torch.float64) for r in real]
+    return q @ torch.block_diag(*pairs) @ q.T
+
+
+def test_arnoldi_bounds_are_the_extreme_real_parts_once_the_krylov_space_is_full():
+    easy = 2.0 * torch.eye(6, dtype=torch.float64)
+    blocks = [rotated(4, [-0.5, 1, 2, 3, 4, 6], 0.7, 1), easy, torch.randn(9, 9, dtype=torch.float64)]
+    operator = Dense([*blocks[:2], blocks[2] + 5 * torch.eye(9)])
+    b = torch.randn(9, 3, dtype=torch.float64, generator=_stream(3))
+    solved = gmres(operator, b, tolerance=1e-14, max_iterations=30)
+    real = [torch.linalg.eigvals(block).real for block in operator.blocks]
+    lowest, highest = torch.stack([r.min() for r in real]), torch.stack([r.max() for r in real])
+    torch.testing.assert_close(solved.lowest_ritz, lowest, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(solved.highest_ritz, highest, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("products", [1, 2, 4, 7])
+def test_a_ritz_value_that_has_not_settled_never_claims_more_than_the_spectrum_holds(products):
+    operator = Dense([rotated(8, [0.3 + 0.5 * k for k in range(12)], 1.0, s) for s in range(8)])
+    b = torch.randn(64, 3, dtype=torch.float64, generator=_stream(3))
+    solved = gmres(operator, b, tolerance=1e-14, max_iterations=products)
+    assert (solved.lowest_ritz >= 0.3 - 1e-9).all()
+
+
+def test_a_negative_rayleigh_quotient_of_a_skewed_matrix_is_not_taken_for_an_eigenvalue():
+    """The eigenvalues are 1, but the field of values reaches −4: the first Ritz value is −4, its residual 5."""
+    block = torch.eye(3, dtype=torch.float64)
+    block[0, 1] = 10.0
+    b = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
+    solved = gmres(Dense([block]), b, tolerance=1e-14, max_iterations=1)
+    assert float(solved.highest_ritz) == pytest.approx(-4.0)
+    assert float(solved.lowest_ritz) == pytest.approx(1.0)
+
+
 def test_minres_does_not_solve_a_system_that_is_not_symmetric():
     """Negative control: the choice of solver matters."""
     operator = Dense([torch.randn(9, 9, dtype=torch.float64, generator=_stream(1)) + 4 * torch.eye(9)])

@@ -32,7 +32,7 @@ def refusal(*overrides: str, model: type = TuneSettings, path: Path | None = Non
         ("route={kind: implicit, horizon: 3}", "route.horizon is not a setting; known: adjoint"),
         ("route.kind=splitt", "route 'splitt' is not known; did you mean 'split'?"),
         ("relaxation.finish=lbgfs", "finisher 'lbgfs' is not known; did you mean 'lbfgs'?"),
-        ("relaxation.finish=descent", "finisher 'descent' is not known"),
+        ("augment=rotations", "augment"),
     ],
 )
 def test_an_unknown_name_is_refused_with_its_full_key_and_the_nearest_known(override: str, said: str) -> None:
@@ -148,6 +148,8 @@ def test_the_path_holds_what_the_settings_say() -> None:
     assert (path.steps, path.finish, path.fmax, path.max_steps) == (30, FIRE(), 0.01, 50)
     assert RelaxationSettings().path(0.03).update.alpha == 0.03
     assert RelaxationSettings().path(0.03).finish == LBFGS()
+    alone = RelaxationSettings(finish="descent", cap=0.1).path(0.03)
+    assert alone.finish == alone.update == Descent(0.03, 0.1)
 
 
 def test_the_hash_ignores_where_and_on_how_many_devices() -> None:

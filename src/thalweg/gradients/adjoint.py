@@ -8,7 +8,8 @@ Products Jᵀv are vector-Jacobian products of the forces at one fixed point: on
 whose measured Jacobian is symmetric (J = −H) is solved by MINRES, any other by GMRES. Null modes (translations,
 rotations of isolated clusters) are tested, not assumed, and projected out of right-hand side and operator; fixed
 components never enter. Every structure gets its verdict: a residual above the limit or negative curvature
-(a saddle) takes it out of the gradient.
+(a saddle; for direct forces an eigenvalue of −J with negative real part, which drives dX/dt = F away from X*)
+takes it out of the gradient.
 
 Called by the implicit and split routes during backward.
 """
@@ -73,7 +74,7 @@ class Adjoint:
     residual: Float[Tensor, " structures"]
     """True relative residual."""
     lowest_curvature: Float[Tensor, " structures"]
-    """Lowest Ritz value of the Hessian, eV/Å²; NaN if J was not symmetric."""
+    """Lowest Ritz value of H = −J (real part where J is not symmetric), eV/Å²."""
     asymmetry: Float[Tensor, " structures"]
     """Measured ‖J − Jᵀ‖ / 2‖J‖."""
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DEFAULT_STEPS: tuple[float, ...] = tuple(10.0 ** (-k / 2) for k in range(4, 11))
-"""h from 1e-2 to 1e-5 in half decades, in units of the direction."""
+DEFAULT_STEPS: tuple[float, ...] = tuple(10.0 ** (-k / 2) for k in range(4, 13))
+"""h from 1e-2 to 1e-6 in half decades, in units of the direction; networks with large output weights need the
+smallest."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ to go on with the others alone, so that finished structures cost nothing more. R
 before the solve and the solution scaled back.
 
 `minres` is for symmetric operators, indefinite or singular ones included; its Lanczos coefficients give Ritz
-values. `gmres` is for operators that are not symmetric.
+values. `gmres` is for operators that are not symmetric; its Arnoldi matrix gives them too, complex ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thalweg.relaxation.relaxer import dot
+from thalweg.relaxation.relaxer import combine, dot, dots
 
 _SHRINK_AT = 0.75
 """The operator is rebuilt on the unfinished structures when at most this share of its structures is left."""
@@ -52,9 +52,9 @@ class Solved:
     iterations: Int[Tensor, " structures"]
     """Operator products spent on each structure."""
     lowest_ritz: Float[Tensor, " structures"]
-    """Lowest Ritz value of a symmetric operator; NaN where none was computed."""
+    """Lowest Ritz value, by real part where the operator is not symmetric; NaN where none was computed."""
     highest_ritz: Float[Tensor, " structures"]
-    """Highest Ritz value; NaN likewise."""
+    """Highest Ritz value, likewise."""
 
 
 def minres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: float, max_iterations: int) -> Solved:
@@ -188,6 +188,10 @@ def _extreme_ritz(diagonal: list[Tensor], offdiagonal: list[Tensor], like: Tenso
 def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: float, max_iterations: int) -> Solved:
     """Solve A x = b for any A, without restarts.
 
+    The Ritz values are those of the Arnoldi matrix, by real part. The lowest is min_k (Re θ_k + r_k) with r_k the
+    residual of Ritz pair k: some eigenvalue of A lies within r_k of θ_k if A is normal, so this bounds the lowest
+    real part from above, as a Ritz value of a symmetric matrix does, and one that has not settled says nothing.
+
     Args:
         operator: A, one block per structure.
         right: b.
@@ -201,15 +205,17 @@ def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: floa
     scale = torch.where(norm > 0, norm, 1.0)
     solution = torch.zeros_like(right)
     iterations = torch.zeros(total, dtype=torch.long, device=right.device)
+    lowest, highest = torch.full_like(norm, torch.nan), torch.full_like(norm, torch.nan)
     live = torch.arange(total, device=right.device)
     place = torch.arange(len(right), device=right.device)
-    arnoldi = _Arnoldi(operator, right / scale[all_owner, None], max_iterations)
+    arnoldi = _Arnoldi(operator, right / scale[all_owner, None])
     going = norm > 0
     for _ in range(max_iterations):
         if not bool(going.any()):
             break
         if int(going.sum()) <= _SHRINK_AT * len(going):
             solution[place] = arnoldi.solution()
+            lowest[live], highest[live] = arnoldi.extreme_ritz()
             live, place = live[going], place[going[arnoldi.operator.owner]]
             arnoldi.restrict(going)
             going = going[going]
@@ -217,72 +223,103 @@ def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: floa
         residual, exhausted = arnoldi.extend(going)
         going = going & (residual > tolerance) & ~exhausted
     solution[place] = arnoldi.solution()
-    nothing = torch.full_like(norm, torch.nan)
-    return Solved(solution * scale[all_owner, None], iterations, nothing, nothing)
+    lowest[live], highest[live] = arnoldi.extreme_ritz()
+    return Solved(solution * scale[all_owner, None], iterations, lowest, highest)
 
 
 class _Arnoldi:
-    """The Krylov basis of each structure and the rotated Hessenberg matrix, one column more per product."""
+    """The Krylov basis of each structure, its Hessenberg matrix and the rotated one, a column more per product."""
 
-    def __init__(self, operator: Operator, first: Tensor, max_iterations: int) -> None:
+    def __init__(self, operator: Operator, first: Tensor) -> None:
         n = operator.structures
         self.operator = operator
-        self.basis = [first]
-        self.upper = first.new_zeros((n, max_iterations, max_iterations))  # R, by structure
+        self.basis = first.unsqueeze(1)  # rows vectors 3
+        self.hessenberg: list[Tensor] = []  # column k: structures k + 2
+        self.upper: list[Tensor] = []  # R; column k: structures k + 1
         self.rotations: list[tuple[Tensor, Tensor]] = []
-        self.target = first.new_zeros((n, max_iterations + 1))  # Q e_1
-        self.target[:, 0] = 1.0
+        self.target = [first.new_ones(n)]  # Q e_1, an entry per vector
         self.columns = torch.zeros(n, dtype=torch.long, device=first.device)
 
     def extend(self, going: Tensor) -> tuple[Tensor, Tensor]:
         """Add a column; return the residual norms and which Krylov spaces are exhausted."""
-        owner, n, k = self.operator.owner, self.operator.structures, len(self.basis) - 1
-        p = self.operator(self.basis[-1])
+        owner, n, k = self.operator.owner, self.operator.structures, len(self.upper)
+        p = self.operator(self.basis[:, -1].contiguous())
         before = dot(p, p, owner, n).sqrt()
         column = p.new_zeros((n, k + 1))
-        for _ in range(2):
-            share = torch.stack([dot(q, p, owner, n) for q in self.basis], dim=1)
-            for j, q in enumerate(self.basis):
-                p = p - share[:, j][owner, None] * q
+        for _ in range(2):  # once leaves rounding behind, twice is enough
+            share = dots(self.basis, p, owner, n)
+            p = p - combine(self.basis, share, owner)
             column = column + share
         below = dot(p, p, owner, n).sqrt()
+        self.hessenberg.append(torch.cat([column, below[:, None]], 1))
+        entries = list(column.unbind(1))
         for j, (cs, sn) in enumerate(self.rotations):
-            upper, lower = column[:, j].clone(), column[:, j + 1].clone()
-            column[:, j], column[:, j + 1] = cs * upper + sn * lower, cs * lower - sn * upper
-        gamma = torch.hypot(column[:, k], below)
+            entries[j], entries[j + 1] = cs * entries[j] + sn * entries[j + 1], cs * entries[j + 1] - sn * entries[j]
+        gamma = torch.hypot(entries[k], below)
         safe = torch.where(gamma > 0, gamma, 1.0)
-        cs, sn = torch.where(gamma > 0, column[:, k] / safe, 1.0), below / safe
-        column[:, k] = gamma
+        cs, sn = torch.where(gamma > 0, entries[k] / safe, 1.0), below / safe
+        entries[k] = gamma
         self.rotations.append((cs, sn))
-        self.upper[:, : k + 1, k] = column
+        self.upper.append(torch.stack(entries, 1))
         self.columns = torch.where(going, k + 1, self.columns)
-        head = self.target[:, k].clone()
-        self.target[:, k], self.target[:, k + 1] = cs * head, -sn * head
-        self.basis.append(p / torch.where(below > 0, below, 1.0)[owner, None])
+        head = self.target[k]
+        self.target[k:] = [cs * head, -sn * head]
+        following = p / torch.where(below > 0, below, 1.0)[owner, None]
+        self.basis = torch.cat([self.basis, following.unsqueeze(1)], 1)
         exhausted = below <= 10 * torch.finfo(p.dtype).eps * before
-        return self.target[:, k + 1].abs(), exhausted
+        return self.target[k + 1].abs(), exhausted
 
     def solution(self) -> Tensor:
         """Return the minimiser of the residual over each structure's own number of columns."""
-        k = len(self.basis) - 1
+        k = len(self.upper)
         if k == 0:
-            return torch.zeros_like(self.basis[0])
-        used = torch.arange(k, device=self.columns.device) < self.columns[:, None]  # structures k
-        upper = self.upper[:, :k, :k] * (used[:, :, None] & used[:, None, :])
+            return torch.zeros_like(self.basis[:, 0])
+        used = self._used()
+        upper = _square(self.upper, k) * (used[:, :, None] & used[:, None, :])
         pivot = torch.diagonal(upper, dim1=1, dim2=2)
         upper = upper + torch.diag_embed(torch.where(pivot == 0, 1.0, 0.0))
-        right = torch.where(used & (pivot != 0), self.target[:, :k], 0.0)
+        right = torch.where(used & (pivot != 0), torch.stack(self.target[:k], 1), 0.0)
         y = torch.linalg.solve_triangular(upper, right.unsqueeze(2), upper=True).squeeze(2)
-        owner = self.operator.owner
-        result = torch.zeros_like(self.basis[0])
-        for j in range(k):
-            result = result + y[:, j][owner, None] * self.basis[j]
-        return result
+        return combine(self.basis[:, :k], y, self.operator.owner)
+
+    def extreme_ritz(self) -> tuple[Tensor, Tensor]:
+        """Return min (Re θ + r) and max Re θ over the Ritz pairs of each structure; NaN without columns."""
+        nothing = torch.full_like(self.target[0], torch.nan)
+        k = len(self.hessenberg)
+        if k == 0:
+            return nothing, nothing
+        used = self._used()
+        both = used[:, :, None] & used[:, None, :]
+        whole = _square(self.hessenberg, k + 1).double()
+        last = (self.columns - 1).clamp(min=0)
+        below = whole[torch.arange(len(last), device=last.device), last + 1, last]
+        known = torch.isfinite(whole).all(dim=(1, 2)) & (self.columns > 0)
+        values, vectors = torch.linalg.eig(torch.where(both & known[:, None, None], whole[:, :k, :k], 0.0))
+        # columns that a structure never built are zeros: a Ritz pair lives where its vector does
+        mine = (vectors.abs().square() * used[:, :, None]).sum(dim=1) > 0.5
+        tail = vectors.abs().gather(1, last[:, None, None].expand(-1, 1, k)).squeeze(1)
+        low = torch.where(mine, values.real + below[:, None] * tail, torch.inf).amin(dim=1)
+        high = torch.where(mine, values.real, -torch.inf).amax(dim=1)
+        low, high = (torch.where(known, value.to(nothing.dtype), nothing) for value in (low, high))
+        return low, high
 
     def restrict(self, keep: Tensor) -> None:
         """Go on with the chosen structures."""
-        mine = keep[self.operator.owner]
-        self.basis = [q[mine] for q in self.basis]
+        self.basis = self.basis[keep[self.operator.owner]]
         self.rotations = [(cs[keep], sn[keep]) for cs, sn in self.rotations]
-        self.upper, self.target, self.columns = self.upper[keep], self.target[keep], self.columns[keep]
+        self.hessenberg, self.upper, self.target = (
+            [column[keep] for column in columns] for columns in (self.hessenberg, self.upper, self.target)
+        )
+        self.columns = self.columns[keep]
         self.operator = self.operator.restrict(keep)
+
+    def _used(self) -> Tensor:
+        """Return which columns each structure has built: structures k."""
+        return torch.arange(len(self.upper), device=self.columns.device) < self.columns[:, None]
+
+
+def _square(columns: list[Tensor], size: int) -> Tensor:
+    """Return the square matrices whose first columns are given, zeros below and to the right."""
+    padded = [torch.nn.functional.pad(column, (0, size - column.shape[1])) for column in columns]
+    matrix = torch.stack(padded, 2)  # structures size columns
+    return torch.nn.functional.pad(matrix, (0, size - len(columns)))

@@ -101,7 +101,9 @@ def _verify_route(
         counts = result.guidance_counts() if point == "guided" else result.equilibrium_counts()
         scalar = _scalar(starts, counts, seed)
         potential.zero_grad(set_to_none=True)
-        scalar(reached).backward()
+        value_here = scalar(reached)
+        if value_here.requires_grad:  # it does not where a route refused every structure
+            value_here.backward()
         refused_late = torch.tensor([c.took_part for c in result.certificates]) & counts.cpu()
         if point == "equilibrium" and bool((refused_late != counts.cpu()).any()):
             # backward refused a saddle: ask again with a scalar that leaves it out

@@ -23,38 +23,32 @@ and 4.6 Å), in the same time (forces 11 and 13 ms, differentiated once more 34 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from thalweg.errors import PotentialError, nearest_known
+from thalweg.errors import PotentialError
 from thalweg.potentials.contract import ConservativePotential
+from thalweg.potentials.layers import SILU_GAIN, Linear, NetworkSettings, Perceptron, normal, settings_fault
 from thalweg.potentials.neighbourhoods import Neighbourhoods, lay_out
 from thalweg.potentials.radial import RadialBasis, softened_length
-from thalweg.potentials.reference import Reference
+from thalweg.potentials.reference import Reference, take_reference
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
-_SILU_GAIN = 1.7
-"""Restores unit variance after SiLU of a unit normal: 1/sqrt(E[σ(x)²]) = 1.68."""
 _GATE_GAIN = 0.7
 """Lower for the gates: at full gain the products of an update grew from layer to layer (scalars of 1.5, 3.5
 and 350 in one draw of three layers); with this they stay between 1 and 3."""
 
 
-class PaiNNSettings(BaseModel):
+class PaiNNSettings(NetworkSettings):
     """The values that fix a PaiNN and its initial parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    species: Annotated[tuple[int, ...], Strict(False)] = Field(min_length=1)
-    """Atomic numbers, kept ascending."""
     channels: int = Field(default=32, ge=1)
     """C, the width of scalars and vectors."""
     layers: int = Field(default=2, ge=1)
@@ -67,47 +61,6 @@ class PaiNNSettings(BaseModel):
     """Number of radial functions."""
     average_neighbours: float = Field(default=16.0, gt=0, allow_inf_nan=False)
     """n̄, the typical number of neighbours, by which sums over neighbours are normalised."""
-    seed: int = 0
-    """Root seed of the initial parameters."""
-
-    @field_validator("species")
-    @classmethod
-    def _ascending(cls, species: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(species)) != len(species) or not all(0 < z < len(chemical_symbols) for z in species):
-            raise ValueError("allowed are different atomic numbers from 1 to 118")
-        return tuple(sorted(species))
-
-
-class Linear(nn.Module):
-    """y = x A + b, with A drawn from N(0, gain²/rows) and b zero."""
-
-    def __init__(
-        self, rows: int, columns: int, generator: torch.Generator, *, gain: float = 1.0, bias: bool = True
-    ) -> None:
-        super().__init__()
-        self.weight = _normal(generator, rows, columns, scale=gain / math.sqrt(rows))
-        self.bias = nn.Parameter(torch.zeros(columns, dtype=torch.float32)) if bias else None
-
-    def forward(self, x: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch columns"]:
-        """Return x A + b."""
-        y = x @ self.weight
-        return y if self.bias is None else y + self.bias
-
-
-class Perceptron(nn.Module):
-    """Two linear maps with SiLU between them."""
-
-    def __init__(
-        self, rows: int, hidden: int, columns: int, generator: torch.Generator, *, gain: float = _SILU_GAIN
-    ) -> None:
-        super().__init__()
-        self.inner = Linear(rows, hidden, generator)
-        self.outer = Linear(hidden, columns, generator, gain=gain)
-
-    def forward(self, x: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch columns"]:
-        """Return B σ(A x + a) + b."""
-        out: Tensor = self.outer(silu(self.inner(x)))
-        return out
 
 
 class Message(nn.Module):
@@ -127,9 +80,9 @@ class Message(nn.Module):
         parts = 2 if first else 3  # filters of s, r and, where there are vectors to send, v
         self.neighbours = neighbours
         self.hidden = None if first else Linear(channels, width, generator)
-        gain = 1.0 if first else _SILU_GAIN / math.sqrt(width)
-        self.mix = _normal(generator, parts, width, channels, scale=gain)
-        self.filters = _normal(generator, parts, radial, channels)
+        gain = 1.0 if first else SILU_GAIN / math.sqrt(width)
+        self.mix = normal(generator, parts, width, channels, scale=gain)
+        self.filters = normal(generator, parts, radial, channels)
 
     def forward(
         self,
@@ -193,7 +146,7 @@ class PaiNN(ConservativePotential):
         c, k, z = settings.channels, settings.radial_functions, len(settings.species)
         generator = torch_stream(settings.seed, "painn parameters")
         self.radial = RadialBasis(settings.radial, settings.cutoff, k)
-        self.embedding = _normal(generator, z, c)
+        self.embedding = normal(generator, z, c)
         self.messages = nn.ModuleList(
             Message(c if n else z, c, k, generator, first=n == 0, neighbours=settings.average_neighbours)
             for n in range(settings.layers)
@@ -220,7 +173,7 @@ class PaiNN(ConservativePotential):
         try:
             return cls(PaiNNSettings.model_validate(settings))
         except ValidationError as error:
-            raise PotentialError(_first_fault(error)) from None
+            raise PotentialError(settings_fault(cls.kind, PaiNNSettings, error)) from None
 
     def set_reference(self, reference: Reference) -> None:
         """Take the shift of every species (eV) and the scale from a reference.
@@ -228,17 +181,7 @@ class PaiNN(ConservativePotential):
         Raises:
             PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
         """
-        missing = [chemical_symbols[z] for z in self.species if z not in reference.shift]
-        if missing:
-            raise PotentialError(f"the reference has no shift for {', '.join(missing)}: fit it to structures with them")
-        shift = [reference.shift[z] for z in self.species]
-        if not all(math.isfinite(value) for value in shift):
-            raise PotentialError(f"shifts are {shift} eV: allowed are finite energies")
-        if not 0.0 < reference.scale < math.inf:
-            raise PotentialError(f"scale is {reference.scale}: allowed is a finite number above 0")
-        with torch.no_grad():
-            self.shift.copy_(torch.tensor(shift, dtype=torch.float64))
-            self.scale.fill_(reference.scale)
+        take_reference(reference, self.species, self.shift, self.scale)
 
     def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return the energy of each structure, eV."""
@@ -273,17 +216,3 @@ class PaiNN(ConservativePotential):
                 f"convert one with .to(dtype=...)"
             )
         self.check(structures)
-
-
-def _normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> nn.Parameter:
-    return nn.Parameter(scale * torch.randn(shape, generator=generator, dtype=torch.float32))
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    where, value = ".".join(str(part) for part in fault["loc"]), fault.get("input")
-    if fault["type"] == "extra_forbidden":
-        return f"painn has no setting {where!r}: {nearest_known(where, PaiNNSettings.model_fields)}"
-    if fault["type"] == "missing":
-        return f"painn needs the setting {where!r}, e.g. species: [14] for silicon"
-    return f"painn setting {where!r} is {value!r}: {fault['msg'].removeprefix('Value error, ')}"

@@ -6,6 +6,7 @@ shifts carry the energies of the elements (least squares on compositions), the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.errors import StructureError
+from thalweg.errors import PotentialError, StructureError
 from thalweg.structures.batch import Structures
 
 
@@ -62,3 +63,30 @@ def fit_reference(
         elements = ", ".join(chemical_symbols[z] for z in species.tolist())
         raise StructureError(f"all forces on {elements} are zero: give structures that are not all relaxed")
     return Reference(dict(zip(species.tolist(), fit.tolist(), strict=True)), scale)
+
+
+def take_reference(
+    reference: Reference, species: tuple[int, ...], shift: Float[Tensor, " species"], scale: Float[Tensor, ""]
+) -> None:
+    """Write a reference into the buffers of a potential.
+
+    Args:
+        reference: where shifts and scale come from.
+        species: atomic numbers of the potential.
+        shift: filled with the energy of each species, eV.
+        scale: filled with the scale, eV.
+
+    Raises:
+        PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
+    """
+    missing = [chemical_symbols[z] for z in species if z not in reference.shift]
+    if missing:
+        raise PotentialError(f"the reference has no shift for {', '.join(missing)}: fit it to structures with them")
+    found = [reference.shift[z] for z in species]
+    if not all(math.isfinite(value) for value in found):
+        raise PotentialError(f"shifts are {found} eV: allowed are finite energies")
+    if not 0.0 < reference.scale < math.inf:
+        raise PotentialError(f"scale is {reference.scale}: allowed is a finite number above 0")
+    with torch.no_grad():
+        shift.copy_(torch.tensor(found, dtype=torch.float64))
+        scale.fill_(reference.scale)

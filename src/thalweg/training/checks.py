@@ -9,6 +9,7 @@ from thalweg.errors import SettingsError, StructureError
 from thalweg.potentials.contract import Potential
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames, Pairs
+from thalweg.structures.rotation import refuse_partly_fixed
 from thalweg.training.settings import TrainSettings, TuneSettings
 
 
@@ -16,7 +17,8 @@ def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, val
     """Refuse pairs that cannot be tuned on.
 
     Raises:
-        StructureError: no pairs, positions that are not finite, or a parent on both sides.
+        StructureError: no pairs, positions that are not finite, a parent on both sides, or atoms fixed in part where
+            structures are to be turned.
         PotentialError: an element that the potential never saw.
         SettingsError: a batch larger than the number of pairs, or no parameters to learn.
     """
@@ -26,6 +28,9 @@ def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, val
             potential.check(part.starts)
             for what, structures in (("start", part.starts), ("minimum", part.minima)):
                 _check_finite(structures.positions, structures, f"the {what}")
+    if settings.augment == "rotation":
+        refuse_partly_fixed(pairs.starts)
+        refuse_partly_fixed(pairs.minima)
     if not any(p.requires_grad for p in potential.parameters()):
         raise SettingsError(f"the {potential.kind} potential has no parameters that can be learnt: give another")
 
@@ -34,7 +39,8 @@ def check_frames(settings: TrainSettings, frames: Frames, validation: Frames | N
     """Refuse frames that cannot be matched.
 
     Raises:
-        StructureError: no frames, labels that are not finite, or a parent on both sides.
+        StructureError: no frames, labels that are not finite, a parent on both sides, or atoms fixed in part where
+            structures are to be turned.
         SettingsError: a batch larger than the number of frames, or weights that are both zero.
     """
     _check_sets("frames", frames, validation, settings.optimiser.batch)
@@ -48,6 +54,8 @@ def check_frames(settings: TrainSettings, frames: Frames, validation: Frames | N
                 raise StructureError(
                     f"frame {part.ids[k]!r}: its energy is {float(part.energy[k])}: leave it out or mend it"
                 )
+    if settings.augment == "rotation":
+        refuse_partly_fixed(frames.structures)
     if settings.matching.energy_weight == 0 and settings.matching.force_weight == 0:
         raise SettingsError(
             "matching.energy_weight and matching.force_weight are both 0: nothing would be learnt; raise one"

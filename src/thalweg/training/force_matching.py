@@ -25,6 +25,7 @@ from thalweg.potentials.reference import Reference, fit_reference
 from thalweg.seeds import torch_stream
 from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
+from thalweg.structures.rotation import random_rotations, rotate_frames
 from thalweg.training.checks import check_frames
 from thalweg.training.digest import digest_frames, digest_potential
 from thalweg.training.labelled import LabelledFrames
@@ -152,7 +153,7 @@ class _Matching(Task):
         atoms = self._train.frames.structures.counts.cpu()[chosen].sum()
         own = self.processes.share(chosen)
         self.optimiser.clear()
-        parts = self.potential_losses(own, len(chosen), int(atoms))
+        parts = self.potential_losses(own, len(chosen), int(atoms), update)
         weights = self.settings.matching
         loss = weights.energy_weight * parts[0] + weights.force_weight * parts[1]
         if loss.requires_grad:
@@ -176,11 +177,13 @@ class _Matching(Task):
         }
         return Step(record, stepped.taken)
 
-    def potential_losses(self, chosen: list[int], frames: int, atoms: int) -> Float[Tensor, " 2"]:
+    def potential_losses(self, chosen: list[int], frames: int, atoms: int, update: int) -> Float[Tensor, " 2"]:
         """Return energy and force loss of some frames, divided by the frames and atoms of the whole batch."""
         if not chosen:
             return next(self.potential.parameters()).new_zeros(2)
         batch, edges = self._train.select(chosen)
+        if self.settings.augment == "rotation":  # edges hold lattice translations, which do not turn
+            batch = rotate_frames(batch, random_rotations(self.settings.seed, f"augment {update}", batch.ids))
         energy, force = _errors(self.potential, batch, edges, graph=True)
         return torch.stack(
             [

@@ -31,8 +31,6 @@ from thalweg.units import FORCE_TOLERANCE
 SAME_RESULT: dict[str, Any] = {"changes_result": False}
 """Marks a field (as `json_schema_extra`) that says where or how a run is done and not what comes out."""
 
-_FINISHERS = {kind: relaxer for kind, relaxer in RELAXERS.items() if relaxer is not Descent}
-
 
 class Section(BaseModel):
     """A group of settings: frozen, no unknown keys, no silent conversion of types."""
@@ -52,7 +50,8 @@ class RelaxationSettings(Section):
     steps: int = Field(default=75, ge=1)
     """T, the number of updates."""
     finish: str = "lbfgs"
-    """What relaxes on after the updates: a relaxer other than the update itself."""
+    """What relaxes on after the updates, a key of `RELAXERS`; `descent` goes on with the same update, which is slow
+    but needs no energy behind the forces, where `lbfgs` and `fire` lean on one."""
     fmax: float = Field(default=FORCE_TOLERANCE, gt=0, allow_inf_nan=False)
     """Largest force that counts as relaxed, eV/Å."""
     max_steps: int = Field(default=400, ge=0)
@@ -61,8 +60,8 @@ class RelaxationSettings(Section):
     @field_validator("finish")
     @classmethod
     def _known_finisher(cls, finish: str) -> str:
-        if finish not in _FINISHERS:
-            raise ValueError(f"finisher {finish!r} is not known; {nearest_known(finish, _FINISHERS)}")
+        if finish not in RELAXERS:
+            raise ValueError(f"finisher {finish!r} is not known; {nearest_known(finish, RELAXERS)}")
         return finish
 
     def path(self, alpha: float | None = None) -> Path:
@@ -70,10 +69,11 @@ class RelaxationSettings(Section):
         size = self.alpha if self.alpha is not None else alpha
         if size is None:
             raise ValueError("alpha is neither set nor given")
+        update = Descent(size, self.cap)
         return Path(
-            update=Descent(size, self.cap),
+            update=update,
             steps=self.steps,
-            finish=_FINISHERS[self.finish](),
+            finish=update if self.finish == Descent.kind else RELAXERS[self.finish](),
             fmax=self.fmax,
             max_steps=self.max_steps,
         )
@@ -139,6 +139,9 @@ class RunSettings(Section):
     """Begin anew although the folder holds a run; what that run wrote is removed."""
     seed: int = Field(default=0, ge=0)
     """Root seed of every random stream."""
+    augment: Literal["none", "rotation"] = "none"
+    """`rotation` turns every structure of a batch at random, cell and labels with it, anew in every update: for
+    potentials that are not equivariant. Validation is not turned."""
     device: DeviceSettings = DeviceSettings()
     """Where to compute."""
     checkpoint_every: int = Field(default=1, ge=1, json_schema_extra=SAME_RESULT)

@@ -27,6 +27,7 @@ from thalweg.relaxation.path import Path
 from thalweg.relaxation.stability import check_alpha, safe_alpha
 from thalweg.seeds import torch_stream
 from thalweg.structures.pairs import Pairs
+from thalweg.structures.rotation import random_rotations, rotate_pairs
 from thalweg.training.checks import check_tuning
 from thalweg.training.digest import digest_pairs, digest_potential
 from thalweg.training.objective import Loss, objective
@@ -167,6 +168,8 @@ class _Tuning(Task):
         if not chosen:
             return _Share(None, [], None)
         part = self._pairs.select(chosen)
+        if self.settings.augment == "rotation":
+            part = rotate_pairs(part, random_rotations(self.settings.seed, f"augment {update}", part.ids))
         account = SavedBytes(self.potential.parameters()) if measure else None
         with account or nullcontext():
             differentiated = self.settings.route.differentiate(self.potential, part.starts, self.path)

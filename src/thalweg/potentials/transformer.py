@@ -1,0 +1,266 @@
+"""The cell-blind transformer: attention among all atoms of a structure, with forces from a head of their own.
+
+Every atom is a token made of its absolute coordinates and nine descriptors of its element,
+
+    h_i = MLP([x_i / ℓ, e_{z_i}]),   h ← LN(h + Attention(h)),   h ← LN(h + MLP(h))   (layer by layer)
+    F_i = scale · W h_i,   E = Σ_i [scale · w · h_i + shift_{z_i}]
+
+It knows neither the cell nor periodic images, is neither translated nor rotated along with a structure, and its
+forces are no gradient: J = ∂F/∂X is not symmetric and has no null modes. That is its use here: it is the
+potential for which nothing may be taken for granted. `training` offers random rotations to teach it some
+symmetry. With random parameters ‖J − Jᵀ‖ / 2‖J‖ is 0.6 to 0.75, after a short fit to Stillinger–Weber forces 0.2.
+
+Source: ADAPT (arXiv 2509.24115, code): post-norm encoder of width 256, feed-forward 512, 8 layers, 8 heads,
+12 → 128 → 256 → 256 for the tokens; the defaults here, 4.3 million parameters. Departures: GELU in place of
+ReLU, for routes differentiate forces and verification needs them smooth; no dropout, for with it F_θ(X) = 0
+means nothing; the descriptors are those of `element_descriptors`; an energy head, which the source lacks;
+coordinates may be divided by ℓ, and outputs are shifted and scaled by a reference.
+
+Forces need no gradient of an energy, so one backward pass is all that any route asks: attention may be fused.
+Where forces are to be differentiated twice, `attention: plain` does it with differentiable operations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, ValidationError, field_validator, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from thalweg.errors import PotentialError
+from thalweg.potentials.contract import Potential, Prediction
+from thalweg.potentials.element_descriptors import DESCRIPTORS, HEAVIEST, descriptors
+from thalweg.potentials.layers import Linear, NetworkSettings, normal, settings_fault
+from thalweg.potentials.reference import Reference, take_reference
+from thalweg.seeds import torch_stream
+from thalweg.structures.batch import Structures
+from thalweg.structures.neighbours import Edges
+
+_GELU_GAIN = 1.5
+"""Restores unit variance after GELU of a unit normal: 1/sqrt(E[gelu(x)²]) = 1.53."""
+
+
+class CellBlindTransformerSettings(NetworkSettings):
+    """The values that fix a cell-blind transformer and its initial parameters."""
+
+    width: int = Field(default=256, ge=2)
+    """Numbers per token, a multiple of `heads`."""
+    feed_forward: int = Field(default=512, ge=1)
+    """Width inside the perceptron of a layer."""
+    layers: int = Field(default=8, ge=1)
+    """Rounds of attention."""
+    heads: int = Field(default=8, ge=1)
+    """Attention heads."""
+    length: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """ℓ, Å: coordinates are divided by it; a smaller one tells near positions apart sooner."""
+    attention: Literal["fused", "plain"] = "fused"
+    """`plain` can be differentiated twice; `fused` is faster and keeps less for backward."""
+
+    @field_validator("species")
+    @classmethod
+    def _described(cls, species: tuple[int, ...]) -> tuple[int, ...]:
+        if species[-1] > HEAVIEST:
+            raise ValueError(f"allowed are atomic numbers from 1 to {HEAVIEST}, which have descriptors")
+        return species
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width} and heads {self.heads}: allowed are heads that divide the width")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Seats:
+    """Where each atom sits in a table of structures × most atoms; without a mask the table is full."""
+
+    seat: Int[Tensor, " atoms"]
+    structures: int
+    most: int
+    mask: Bool[Tensor, "structures 1 1 most"] | None
+
+    @staticmethod
+    def of(structures: Structures) -> _Seats:
+        n, counts = len(structures), structures.counts
+        most = max(b - a for a, b in zip(structures.offsets[:-1], structures.offsets[1:], strict=True))
+        first = torch.cumsum(counts, 0) - counts
+        place = torch.arange(len(structures.numbers), device=structures.device) - first[structures.owner]
+        present = torch.arange(most, device=structures.device) < counts[:, None]
+        full = n * most == len(structures.numbers)
+        return _Seats(structures.owner * most + place, n, most, None if full else present[:, None, None])
+
+    def spread(self, x: Float[Tensor, "atoms channels"]) -> Float[Tensor, "structures most channels"]:
+        """Return the tokens by structure, zeros where no atom sits."""
+        if self.mask is not None:
+            x = x.new_zeros((self.structures * self.most, x.shape[1])).index_copy(0, self.seat, x)
+        return x.view(self.structures, self.most, -1)
+
+    def gather(self, x: Float[Tensor, "structures most channels"]) -> Float[Tensor, "atoms channels"]:
+        """Return the tokens of the atoms."""
+        flat = x.reshape(self.structures * self.most, -1)
+        return flat if self.mask is None else flat.index_select(0, self.seat)
+
+
+class Attention(nn.Module):
+    """Softmax attention among the atoms of each structure."""
+
+    def __init__(self, width: int, heads: int, generator: torch.Generator, *, fused: bool) -> None:
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        self.enter = Linear(width, 3 * width, generator)
+        self.leave = Linear(width, width, generator)
+
+    def forward(self, h: Float[Tensor, "atoms width"], seats: _Seats) -> Float[Tensor, "atoms width"]:
+        """Return what each atom gathers from all atoms of its structure, itself included."""
+        table = seats.spread(self.enter(h)).unflatten(2, (3, self.heads, -1))  # structures most 3 heads channels
+        query, key, value = table.permute(2, 0, 3, 1, 4).unbind(0)  # structures heads most channels
+        if self.fused:
+            found = scaled_dot_product_attention(query, key, value, attn_mask=seats.mask)
+        else:
+            score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+            if seats.mask is not None:
+                score = score.masked_fill(~seats.mask, -torch.inf)
+            found = score.softmax(dim=3) @ value
+        out: Tensor = self.leave(seats.gather(found.transpose(1, 2).flatten(2)))
+        return out
+
+
+class Layer(nn.Module):
+    """Attention and a perceptron, each added and then normalised (post-norm)."""
+
+    def __init__(self, settings: CellBlindTransformerSettings, generator: torch.Generator) -> None:
+        super().__init__()
+        width = settings.width
+        self.attention = Attention(width, settings.heads, generator, fused=settings.attention == "fused")
+        self.inner = Linear(width, settings.feed_forward, generator)
+        self.outer = Linear(settings.feed_forward, width, generator, gain=_GELU_GAIN)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, dtype=torch.float32) for _ in range(2))
+
+    def forward(self, h: Float[Tensor, "atoms width"], seats: _Seats) -> Float[Tensor, "atoms width"]:
+        """Return the tokens after one layer."""
+        h = self.norms[0](h + self.attention(h, seats))
+        out: Tensor = self.norms[1](h + self.outer(gelu(self.inner(h))))
+        return out
+
+
+class Tokens(nn.Module):
+    """Tokens from coordinates and descriptors: 12 → width/2 → width → width, GELU between."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        sizes = [3 + DESCRIPTORS, max(width // 2, 1), width, width]
+        gains = [1.0, _GELU_GAIN, _GELU_GAIN]
+        self.maps = nn.ModuleList(
+            Linear(rows, columns, generator, gain=gain)
+            for rows, columns, gain in zip(sizes[:-1], sizes[1:], gains, strict=True)
+        )
+
+    def forward(self, x: Float[Tensor, "atoms 12"]) -> Float[Tensor, "atoms width"]:
+        """Return one token per atom."""
+        out: Tensor = self.maps[0](x)
+        for linear in self.maps[1:]:
+            out = linear(gelu(out))
+        return out
+
+
+class CellBlindTransformer(Potential):
+    """Direct forces from attention over absolute coordinates; built from `CellBlindTransformerSettings`, in float32.
+
+    It needs no neighbour list: `cutoff` only bounds the search for overlapping atoms while relaxing.
+    """
+
+    kind: ClassVar[str] = "transformer"
+    conservative: ClassVar[bool] = False
+    descriptors: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, settings: CellBlindTransformerSettings) -> None:
+        """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
+        super().__init__()
+        self._settings = settings
+        self.species = settings.species
+        self.cutoff = 1.5
+        generator = torch_stream(settings.seed, "transformer parameters")
+        self.tokens = Tokens(settings.width, generator)
+        self.layers = nn.ModuleList(Layer(settings, generator) for _ in range(settings.layers))
+        self.push = Linear(settings.width, 3, generator)
+        self.readout = normal(generator, settings.width, scale=settings.width**-0.5)
+        self.register_buffer("descriptors", descriptors()[[z - 1 for z in self.species]].float())
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("shift", torch.zeros(len(self.species), dtype=torch.float32))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plain values from which `from_settings` builds the same network."""
+        return self._settings.model_dump(mode="json")
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build a network with the fresh parameters of its seed; see `CellBlindTransformerSettings` for the keys.
+
+        Raises:
+            PotentialError: an unknown key, a wrong type or a value outside its range.
+        """
+        try:
+            return cls(CellBlindTransformerSettings.model_validate(settings))
+        except ValidationError as error:
+            raise PotentialError(settings_fault(cls.kind, CellBlindTransformerSettings, error)) from None
+
+    def set_reference(self, reference: Reference) -> None:
+        """Take the shift of every species (eV) and the scale from a reference.
+
+        Raises:
+            PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
+        """
+        take_reference(reference, self.species, self.shift, self.scale)
+
+    def forward(
+        self,
+        structures: Structures,
+        *,
+        edges: Edges | None = None,
+        graph: bool = False,
+        stress: bool = False,
+    ) -> Prediction:
+        """Evaluate a batch; see `Potential.forward`.
+
+        Args:
+            structures: the batch; its floating type must be that of the parameters.
+            edges: not used: every atom attends to every other.
+            graph: keep energy and forces differentiable to parameters and positions.
+            stress: refused: a potential that does not see the cell has none.
+
+        Raises:
+            PotentialError: an element outside `species`, another floating type, or a stress asked for.
+        """
+        if stress:
+            raise PotentialError(
+                f"a {self.kind} potential does not see the cell and has no stress: keep the cell fixed, or take "
+                "another kind, e.g. painn"
+            )
+        if structures.dtype != self.scale.dtype:
+            raise PotentialError(
+                f"structures are {structures.dtype} but this {self.kind} potential is {self.scale.dtype}: "
+                f"convert one with .to(dtype=...)"
+            )
+        self.check(structures)
+        with torch.set_grad_enabled(graph):
+            energy, forces = self._heads(structures)
+        return Prediction(energy, forces)
+
+    def _heads(self, structures: Structures) -> tuple[Float[Tensor, " structures"], Float[Tensor, "atoms 3"]]:
+        known = torch.tensor(self.species, device=structures.device)
+        element = torch.searchsorted(known, structures.numbers)
+        x = structures.positions / self._settings.length
+        h = self.tokens(torch.cat([x, self.descriptors.index_select(0, element)], dim=1))
+        seats = _Seats.of(structures)
+        for layer in self.layers:
+            h = layer(h, seats)
+        energy = structures.total(self.scale * (h @ self.readout) + self.shift.index_select(0, element))
+        return energy, self.scale * self.push(h)
