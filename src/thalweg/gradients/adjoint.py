@@ -116,7 +116,7 @@ class ProjectedCurvature:
 
     def project(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Remove null modes and fixed components."""
-        vector = torch.where(self.curvature.free, vector, 0.0)
+        vector = self.curvature.movable(vector)
         if self._null is not None:
             for mode in self._null:
                 share = dot(mode, vector, self.owner, self.structures)

@@ -17,7 +17,7 @@ from thalweg.gradients.certificate import begin
 from thalweg.gradients.guidance import guide
 from thalweg.gradients.route import Differentiated, Route
 from thalweg.potentials.contract import Potential
-from thalweg.relaxation.path import Path
+from thalweg.relaxation.path import Path, placed_into
 from thalweg.structures.batch import Structures
 
 
@@ -47,14 +47,7 @@ class Phantom(Route):
         for k, sound in zip(inside, healthy.tolist(), strict=True):
             if not sound:
                 certificates[k].refuse("exploded")
-        rows = path.coordinates.rows(relaxed)
-        owner = path.coordinates.owner(relaxed)
-        rows = rows.index_copy(
-            0,
-            torch.isin(owner, owner.new_tensor(inside)).nonzero().squeeze(1),
-            path.coordinates.rows(polished),
-        )
-        equilibrium = path.coordinates.place(relaxed, rows)
+        equilibrium = placed_into(relaxed, polished, torch.tensor(inside, device=relaxed.device))
         return Differentiated(guided=None, equilibrium=equilibrium, certificates=certificates)
 
     def claims(self, potential: Potential, starts: Structures, path: Path) -> dict[str, Callable[[], Structures]]:

@@ -44,6 +44,7 @@ class Curvature:
         """
         coordinates = Positions() if coordinates is None else coordinates
         structures = structures.detach()
+        self._coordinates, self._structures = coordinates, structures
         self.owner = coordinates.owner(structures)
         self.free = coordinates.free(structures)
         self._rows = coordinates.rows(structures).detach().requires_grad_()
@@ -57,6 +58,10 @@ class Curvature:
             self._forces, self._rows, grad_outputs=-v, retain_graph=True, materialize_grads=True
         )
         return torch.where(self.free, product, 0.0)
+
+    def movable(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return the part of `v` along which something can move."""
+        return self._coordinates.mask(self._structures, v)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +251,7 @@ def _start(curvature: Curvature, structures: Structures, seed: int) -> Float[Ten
         for count, name in zip(counts, structures.ids, strict=True)
     ]
     v = torch.cat(parts).to(device=structures.device, dtype=structures.dtype)
-    v = torch.where(curvature.free, v, 0.0)
+    v = curvature.movable(v)
     norm = dot(v, v, curvature.owner, len(structures)).sqrt()
     return v / torch.where(norm > 0, norm, 1.0)[curvature.owner, None]
 
