@@ -43,7 +43,14 @@ class Phantom(Route):
         inside = [k for k, c in enumerate(certificates) if c.took_part]
         if not inside:
             return Differentiated(guided=None, equilibrium=relaxed, certificates=certificates)
-        polished, healthy = guide(potential, relaxed.select(inside), path, self.updates, recompute=self.recompute)
+        polished, healthy = guide(
+            potential,
+            relaxed.select(inside),
+            path,
+            self.updates,
+            recompute=self.recompute,
+            reference=starts.select(inside),
+        )
         for k, sound in zip(inside, healthy.tolist(), strict=True):
             if not sound:
                 certificates[k].refuse("exploded")
@@ -53,4 +60,8 @@ class Phantom(Route):
     def claims(self, potential: Potential, starts: Structures, path: Path) -> dict[str, Callable[[], Structures]]:
         """The updates made at a fixed X*; see `Route.claims`."""
         fixed = path.run(potential, starts.detach()).structures.detach()
-        return {"equilibrium": lambda: guide(potential, fixed, path, self.updates, recompute=True)[0].detach()}
+
+        def updated() -> Structures:
+            return guide(potential, fixed, path, self.updates, recompute=True, reference=starts)[0].detach()
+
+        return {"equilibrium": updated}

@@ -44,6 +44,7 @@ class Split(Route):
             certificates,
             coordinates=path.coordinates,
             settings=self.adjoint,
+            reference=starts,
         )
         return Differentiated(guided=guided, equilibrium=equilibrium, certificates=certificates)
 

@@ -10,12 +10,13 @@ which M leaves out fixed components and P projects on the span of the periodic l
 are −∂(E + p V)/∂rows: with f the Cartesian forces, V the volume, σ the stress and L(U, ·) the derivative of the
 matrix exponential at U (symmetric U makes it its own adjoint)
 
-    f_y = f F,    f_R = M ∘ sym(P G P) / s,    G = sym L(U, −V (σ + p 1) F⁻¹)
+    f_y = f F,    f_R = M ∘ sym(P G P) / s,    G = L(U, −V (σ + p 1) F⁻¹)
 
-Every method takes the reference as `structures`: there, rows are the positions and zeros. A path keeps one
-reference, its start. The adjoint takes X* as its own reference: that is another parametrisation of the same surface,
-in which X* is a minimum too, and the derivative of positions and cell is the same up to a rotation of the whole
-structure, on which no energy depends.
+That holds for energies that do not change when a structure is turned, as those of every physical potential.
+Every method but `rows` takes the reference as `structures`: there, rows are the positions and zeros. A path keeps one
+reference, its start, and so does all that is derived from it (a split's second part, the adjoint at X*). With another
+reference a relaxation would end in the same minimum, perhaps turned as a whole; where strains are fixed they would
+be others, and so would the minimum.
 
 Chosen by `Path.coordinates`; nothing else in the relaxation knows that a row may be a piece of the cell.
 """
@@ -78,16 +79,10 @@ class PositionsAndCell(FreeCoordinates):
         """Return positions and zero strain, or y and R of structures that were strained from a reference.
 
         Raises:
-            StructureError: a cell without volume, which no strain can deform, or one turned against the reference.
+            StructureError: a cell without volume, which no strain can deform, or one turned against the reference;
+                fixed strains where a direction that is not periodic lies between the axes.
         """
-        base = structures if reference is None else reference
-        empty = torch.linalg.det(base.cell.detach()).abs() < _EMPTY
-        if bool(empty.any()):
-            k = int(empty.nonzero()[0])
-            raise StructureError(
-                f"structure {base.ids[k]!r}: its cell has no volume ({base.cell[k].tolist()}), so it "
-                "cannot be strained; give three independent lattice vectors or keep the cell fixed"
-            )
+        self._check(structures if reference is None else reference)
         if reference is None:
             return _assemble(structures, structures.positions, torch.zeros_like(structures.cell))
         logarithm = _logarithm_between(reference, structures)
@@ -165,6 +160,21 @@ class PositionsAndCell(FreeCoordinates):
         groups = Positions().rigid_modes(structures)
         still = torch.zeros_like(structures.cell)
         return [torch.stack([_assemble(structures, mode, still) for mode in modes]) for modes in groups]
+
+    def _check(self, structures: Structures) -> None:
+        empty = torch.linalg.det(structures.cell.detach()).abs() < _EMPTY
+        for k in empty.nonzero().squeeze(1).tolist()[:1]:
+            raise StructureError(
+                f"structure {structures.ids[k]!r}: its cell has no volume ({structures.cell[k].tolist()}), so it "
+                "cannot be strained; give three independent lattice vectors or keep the cell fixed"
+            )
+        inside = _periodic_projector(structures)
+        oblique = (inside - torch.diag_embed(torch.diagonal(inside, dim1=1, dim2=2))).abs().amax(dim=(1, 2)) > 1e-6
+        for k in oblique.nonzero().squeeze(1).tolist()[: 0 if all(self.components) else 1]:
+            raise StructureError(
+                f"structure {structures.ids[k]!r}: strains {self.components} are fixed along the axes, but its "
+                "periodic directions are not axes; turn the structure or leave all strains free"
+            )
 
     def _movable(self, structures: Structures) -> Bool[Tensor, "structures 3 3"]:
         matrix = torch.tensor([[self.components[k] for k in row] for row in _VOIGT], device=structures.device)
