@@ -293,6 +293,7 @@ def verify(
     count: Annotated[int, typer.Option(help="How many starts.")] = 2,
     steps: Annotated[int, typer.Option(help="Updates T of the path; the horizon is T / 2.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
+    cell: Annotated[str, typer.Option(help="fixed, or free: the cell moves too.")] = "fixed",
 ) -> None:
     """Check every route's gradient of this potential against central differences in float64.
 
@@ -303,10 +304,13 @@ def verify(
     from thalweg.evaluation.certify import certify
     from thalweg.reports.lines import verdict_lines
     from thalweg.structures.extended_xyz import read_pairs
+    from thalweg.training.loading import load_settings
+    from thalweg.training.settings import RelaxationSettings
 
     potential = _open(model)
     starts = None if pairs is None else read_pairs(pairs).starts
-    verdicts = certify(potential, starts, count=count, steps=steps, seed=seed)
+    moving = load_settings(RelaxationSettings, None, [f"cell={cell}"]).coordinates
+    verdicts = certify(potential, starts, count=count, steps=steps, seed=seed, coordinates=moving)
     for line in verdict_lines(verdicts):
         _say(line)
     if not all(v.passed for v in verdicts):
@@ -401,7 +405,7 @@ def _path(overrides: list[str] | None, settings: Path | None, potential: Potenti
     if told.alpha is not None:
         return told.path()
     few = near.select(range(min(4, len(near)))).to(dtype=next(potential.parameters()).dtype)
-    alpha = safe_alpha(potential, few)
+    alpha = safe_alpha(potential, few, coordinates=told.coordinates)
     _say(f"alpha = {alpha:.4g} Å²/eV, measured on {len(few)} structures")
     return told.path(alpha)
 

@@ -19,6 +19,7 @@ from thalweg.errors import SettingsError
 from thalweg.gradients import Implicit, Phantom, Route, Split, Unrolled
 from thalweg.gradients.verification import Verdict, verify
 from thalweg.potentials.contract import Potential
+from thalweg.relaxation.coordinates import FreeCoordinates, Positions
 from thalweg.relaxation.path import Path
 from thalweg.relaxation.stability import safe_alpha
 from thalweg.relaxation.update import Descent
@@ -27,7 +28,13 @@ from thalweg.structures.batch import Structures
 
 
 def certify(
-    potential: Potential, starts: Structures | None = None, *, count: int = 2, steps: int = 12, seed: int = 0
+    potential: Potential,
+    starts: Structures | None = None,
+    *,
+    count: int = 2,
+    steps: int = 12,
+    seed: int = 0,
+    coordinates: FreeCoordinates | None = None,
 ) -> list[Verdict]:
     """Check the gradients of all routes of a potential against central differences in float64.
 
@@ -37,6 +44,7 @@ def certify(
         count: how many starts.
         steps: updates T of the path; horizons are half of it.
         seed: root seed.
+        coordinates: what moves; atoms in a fixed cell by default.
 
     Raises:
         SettingsError: `count` below 1 or `steps` below 2.
@@ -50,7 +58,9 @@ def certify(
     starts = starts.select(range(min(count, len(starts)))).to(dtype=torch.float64)
     potential.check(starts)
     exact = copy.deepcopy(potential).double()
-    path = Path(Descent(alpha=safe_alpha(exact, starts, largest=0.03)), steps=steps)
+    moving = Positions() if coordinates is None else coordinates
+    alpha = safe_alpha(exact, starts, largest=0.03, coordinates=moving)
+    path = Path(Descent(alpha=alpha), steps=steps, coordinates=moving)
     half = steps // 2
     routes: list[Route] = [
         Unrolled(recompute=False),

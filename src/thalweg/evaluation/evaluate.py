@@ -56,10 +56,16 @@ def evaluate(
         progress: called with (pairs relaxed, pairs) as relaxations finish.
 
     Raises:
-        SettingsError: no pairs, a rule that lacks its reference, or a base on other pairs or by another rule.
+        SettingsError: no pairs, a rule that lacks its reference, a base on other pairs or by another rule, or
+            a path on which the cell moves.
         StructureError: an id that occurs twice, or a pair whose two cells differ.
         PotentialError: an element that the potential or the reference does not know.
     """
+    if path.coordinates.moves_cell:
+        raise SettingsError(
+            "the path relaxes the cell, but basins are told apart by positions within one cell: "
+            "evaluate with relaxation.cell=fixed (cell=fixed on the command line)"
+        )
     rule = basin_rule(rule)
     rule.check(reference, pairs.energy_minimum)
     _check(potential, pairs, reference, max_atoms)

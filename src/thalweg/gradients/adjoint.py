@@ -91,6 +91,8 @@ class ProjectedCurvature:
         structures: Structures,
         coordinates: FreeCoordinates,
         null: Float[Tensor, "modes rows 3"] | None = None,
+        *,
+        reference: Structures | None = None,
     ) -> None:
         """Build the graph of the forces once.
 
@@ -99,12 +101,14 @@ class ProjectedCurvature:
             structures: the structures at X*.
             coordinates: what moves.
             null: orthonormal null modes by structure; None for no projection.
+            reference: what strain is measured from, where the cell moves; the structures themselves by default.
         """
         self._potential = potential
         self._structures = structures
         self._coordinates = coordinates
         self._null = null
-        self.curvature = Curvature(potential, structures, coordinates)
+        self._reference = reference
+        self.curvature = Curvature(potential, structures, coordinates, reference)
         self.owner = self.curvature.owner
         self.structures = len(structures)
         self.dtype = structures.dtype
@@ -117,7 +121,7 @@ class ProjectedCurvature:
 
     def project(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Remove null modes and fixed components."""
-        vector = torch.where(self.curvature.free, vector, 0.0)
+        vector = self.curvature.movable(vector)
         if self._null is not None:
             for mode in self._null:
                 share = dot(mode, vector, self.owner, self.structures)
@@ -131,8 +135,10 @@ class ProjectedCurvature:
     def restrict(self, keep: Bool[Tensor, " structures"]) -> ProjectedCurvature:
         """Return the operator of the chosen structures alone."""
         null = None if self._null is None else self._null[:, keep[self.owner]]
-        chosen = self._structures.select(keep.nonzero().squeeze(1))
-        return ProjectedCurvature(self._potential, chosen, self._coordinates, null)
+        index = keep.nonzero().squeeze(1)
+        reference = None if self._reference is None else self._reference.select(index)
+        chosen = self._structures.select(index)
+        return ProjectedCurvature(self._potential, chosen, self._coordinates, null, reference=reference)
 
 
 def solve_adjoint(
@@ -142,6 +148,7 @@ def solve_adjoint(
     *,
     coordinates: FreeCoordinates,
     settings: AdjointSettings,
+    reference: Structures | None = None,
 ) -> Adjoint:
     """Solve Jᵀ λ = −∂L/∂X* for a batch of relaxed structures.
 
@@ -151,8 +158,9 @@ def solve_adjoint(
         right: ∂L/∂X*, one row per free coordinate.
         coordinates: what moves.
         settings: tolerances and limits.
+        reference: what strain is measured from, where the cell moves; X* by default.
     """
-    plain = ProjectedCurvature(potential, structures, coordinates)
+    plain = ProjectedCurvature(potential, structures, coordinates, reference=reference)
     asymmetry = measure_asymmetry(plain, potential, structures, coordinates)
     null = null_modes(plain, potential, structures, coordinates)
     operator = plain.projecting(null)
@@ -194,10 +202,14 @@ def parameter_gradient(
     solution: Float[Tensor, "rows 3"],
     coordinates: FreeCoordinates,
     parameters: list[Tensor],
+    *,
+    reference: Structures | None = None,
 ) -> list[Tensor | None]:
     """Return λᵀ ∂F/∂θ for each parameter, from one graph of the forces."""
+    rows = coordinates.rows(structures, reference).detach()
     with torch.enable_grad():
-        _, forces = coordinates.evaluate(potential, structures, coordinates.rows(structures).detach(), graph=True)
+        base = structures if reference is None else reference
+        _, forces = coordinates.evaluate(potential, base, rows, graph=True)
     return list(torch.autograd.grad(forces, parameters, solution, allow_unused=True))
 
 
@@ -213,10 +225,10 @@ def measure_asymmetry(
     of about 1e-4.
     """
     step = _difference_step(operator)
-    rows = coordinates.rows(structures).detach()
+    base, rows = operator.curvature.reference, operator.curvature.rows
     probe = _random_field(structures, coordinates, rows)
-    plus = coordinates.evaluate(potential, structures, rows + step * probe)[1]
-    minus = coordinates.evaluate(potential, structures, rows - step * probe)[1]
+    plus = coordinates.evaluate(potential, base, rows + step * probe)[1]
+    minus = coordinates.evaluate(potential, base, rows - step * probe)[1]
     forward = (plus - minus) / (2 * step)
     difference = forward + operator.curvature(probe)
     n = operator.structures
@@ -240,7 +252,8 @@ def null_modes(
     keeps its modes. Rotations are tested only for isolated clusters (no periodic direction).
     """
     groups = coordinates.rigid_modes(structures)
-    rows, owner, n = coordinates.rows(structures).detach(), operator.owner, operator.structures
+    base, rows = operator.curvature.reference, operator.curvature.rows
+    owner, n = operator.owner, operator.structures
     probe = _random_field(structures, coordinates, rows)
     unit = dot(probe, probe, owner, n).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
     response = operator.curvature(probe)
@@ -251,8 +264,8 @@ def null_modes(
         size = dot(mix, mix, owner, n).sqrt()
         left = operator.curvature(mix)
         step = _difference_step(operator) * (len(rows) / n) ** 0.5
-        plus = coordinates.evaluate(potential, structures, rows + step * mix)[1]
-        minus = coordinates.evaluate(potential, structures, rows - step * mix)[1]
+        plus = coordinates.evaluate(potential, base, rows + step * mix)[1]
+        minus = coordinates.evaluate(potential, base, rows - step * mix)[1]
         right = (plus - minus) / (2 * step)
         worst = torch.maximum(dot(left, left, owner, n).sqrt(), dot(right, right, owner, n).sqrt())
         is_null = (size > 0) & (worst <= tolerance * typical * size)

@@ -28,6 +28,7 @@ def attach_implicit(
     *,
     coordinates: FreeCoordinates,
     settings: AdjointSettings,
+    reference: Structures | None = None,
 ) -> Structures:
     """Return the relaxed structures, differentiable to the parameters by the implicit function theorem.
 
@@ -37,11 +38,14 @@ def attach_implicit(
         certificates: one per structure; backward fills in the adjoint's fields and refuses saddles.
         coordinates: what moves.
         settings: how well the adjoint is solved.
+        reference: what strain was measured from on the way, where the cell moves: the starts; X* by default.
     """
+    relaxed = relaxed.detach()
+    reference = None if reference is None else reference.detach()
     parameters = [p for p in potential.parameters() if p.requires_grad]
-    problem = _Problem(potential, relaxed.detach(), certificates, coordinates, settings)
-    rows = _Implicit.apply(problem, coordinates.rows(relaxed.detach()), *parameters)
-    return coordinates.place(relaxed, rows)
+    problem = _Problem(potential, relaxed, certificates, coordinates, settings, reference)
+    rows = _Implicit.apply(problem, coordinates.rows(relaxed, reference), *parameters)
+    return coordinates.place(relaxed if reference is None else reference, rows)
 
 
 def equilibrium_claim(potential: Potential, starts: Structures, path: Path) -> Callable[[], Structures]:
@@ -49,8 +53,9 @@ def equilibrium_claim(potential: Potential, starts: Structures, path: Path) -> C
 
     Beginning there keeps it in the same basin, which is what the implicit gradient differentiates.
     """
-    here = path.run(potential, starts.detach()).structures.detach()
-    return lambda: path.run(potential, here, skip=path.steps).structures
+    starts = starts.detach()
+    here = path.run(potential, starts).structures.detach()
+    return lambda: path.run(potential, here, skip=path.steps, reference=starts).structures
 
 
 class _Problem:
@@ -63,12 +68,14 @@ class _Problem:
         certificates: list[Certificate],
         coordinates: FreeCoordinates,
         settings: AdjointSettings,
+        reference: Structures | None,
     ) -> None:
         self.potential = potential
         self.relaxed = relaxed
         self.certificates = certificates
         self.coordinates = coordinates
         self.settings = settings
+        self.reference = reference
 
     def gradients(self, right: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
         """Solve the adjoint for the structures that take part and want a gradient."""
@@ -79,19 +86,28 @@ class _Problem:
             return [None] * len(parameters)
         chosen = inside.nonzero().squeeze(1)
         structures = self.relaxed.select(chosen)
+        reference = None if self.reference is None else self.reference.select(chosen)
         adjoint = solve_adjoint(
             self.potential,
             structures,
             right[inside[owner]],
             coordinates=self.coordinates,
             settings=self.settings,
+            reference=reference,
         )
         self._certify(adjoint, chosen.tolist())
         if not bool(adjoint.usable.any()):
             return [None] * len(parameters)
         rows = adjoint.usable[self.coordinates.owner(structures)]
-        sound = structures.select(adjoint.usable.nonzero().squeeze(1))
-        return parameter_gradient(self.potential, sound, adjoint.solution[rows], self.coordinates, parameters)
+        usable = adjoint.usable.nonzero().squeeze(1)
+        return parameter_gradient(
+            self.potential,
+            structures.select(usable),
+            adjoint.solution[rows],
+            self.coordinates,
+            parameters,
+            reference=None if reference is None else reference.select(usable),
+        )
 
     def _certify(self, adjoint: Adjoint, chosen: list[int]) -> None:
         for k, index in enumerate(chosen):

@@ -18,7 +18,13 @@ from thalweg.structures.batch import Structures
 
 
 def guide(
-    potential: Potential, starts: Structures, path: Path, horizon: int, *, recompute: bool
+    potential: Potential,
+    starts: Structures,
+    path: Path,
+    horizon: int,
+    *,
+    recompute: bool,
+    reference: Structures | None = None,
 ) -> tuple[Structures, Bool[Tensor, " structures"]]:
     """Return X_K and which structures stayed finite.
 
@@ -28,10 +34,12 @@ def guide(
         path: whose updates are differentiated.
         horizon: K, number of updates.
         recompute: keep only the states between forward and backward.
+        reference: what strain is measured from, where the cell moves; the starts by default.
     """
     coordinates = path.coordinates
-    starts = starts.detach()
-    rows = _advance(potential, starts, path, horizon, recompute)
+    begin = coordinates.rows(starts.detach(), reference)
+    starts = (starts if reference is None else reference).detach()
+    rows = _advance(potential, starts, begin, path, horizon, recompute)
     owner = coordinates.owner(starts)
     lost = (~torch.isfinite(rows.detach()).all(dim=1)).to(rows.dtype)
     healthy = rows.new_zeros(len(starts)).index_add(0, owner, lost) == 0
@@ -40,16 +48,21 @@ def guide(
     final = rows.detach().clone()
     if bool(healthy.any()):
         again = starts.select(healthy.nonzero().squeeze(1))
-        sound = _advance(potential, again, path, horizon, recompute)
+        sound = _advance(potential, again, begin[healthy[owner]], path, horizon, recompute)
         final = final.index_copy(0, healthy[owner].nonzero().squeeze(1), sound)
     return coordinates.place(starts, final), healthy
 
 
 def _advance(
-    potential: Potential, starts: Structures, path: Path, horizon: int, recompute: bool
+    potential: Potential,
+    reference: Structures,
+    rows: Float[Tensor, "rows 3"],
+    path: Path,
+    horizon: int,
+    recompute: bool,
 ) -> Float[Tensor, "rows 3"]:
-    step = Step(potential, starts, path.update, path.coordinates)
-    return unroll(step, path.coordinates.rows(starts), horizon, recompute=recompute)
+    step = Step(potential, reference, path.update, path.coordinates)
+    return unroll(step, rows, horizon, recompute=recompute)
 
 
 def check_horizon(horizon: int | None, path: Path) -> int:

@@ -33,6 +33,7 @@ class Implicit(Route):
             certificates,
             coordinates=path.coordinates,
             settings=self.adjoint,
+            reference=starts,
         )
         return Differentiated(guided=None, equilibrium=equilibrium, certificates=certificates)
 

@@ -17,7 +17,7 @@ from thalweg.gradients.certificate import begin
 from thalweg.gradients.guidance import guide
 from thalweg.gradients.route import Differentiated, Route
 from thalweg.potentials.contract import Potential
-from thalweg.relaxation.path import Path
+from thalweg.relaxation.path import Path, placed_into
 from thalweg.structures.batch import Structures
 
 
@@ -43,21 +43,25 @@ class Phantom(Route):
         inside = [k for k, c in enumerate(certificates) if c.took_part]
         if not inside:
             return Differentiated(guided=None, equilibrium=relaxed, certificates=certificates)
-        polished, healthy = guide(potential, relaxed.select(inside), path, self.updates, recompute=self.recompute)
+        polished, healthy = guide(
+            potential,
+            relaxed.select(inside),
+            path,
+            self.updates,
+            recompute=self.recompute,
+            reference=starts.select(inside),
+        )
         for k, sound in zip(inside, healthy.tolist(), strict=True):
             if not sound:
                 certificates[k].refuse("exploded")
-        rows = path.coordinates.rows(relaxed)
-        owner = path.coordinates.owner(relaxed)
-        rows = rows.index_copy(
-            0,
-            torch.isin(owner, owner.new_tensor(inside)).nonzero().squeeze(1),
-            path.coordinates.rows(polished),
-        )
-        equilibrium = path.coordinates.place(relaxed, rows)
+        equilibrium = placed_into(relaxed, polished, torch.tensor(inside, device=relaxed.device))
         return Differentiated(guided=None, equilibrium=equilibrium, certificates=certificates)
 
     def claims(self, potential: Potential, starts: Structures, path: Path) -> dict[str, Callable[[], Structures]]:
         """The updates made at a fixed X*; see `Route.claims`."""
         fixed = path.run(potential, starts.detach()).structures.detach()
-        return {"equilibrium": lambda: guide(potential, fixed, path, self.updates, recompute=True)[0].detach()}
+
+        def updated() -> Structures:
+            return guide(potential, fixed, path, self.updates, recompute=True, reference=starts)[0].detach()
+
+        return {"equilibrium": updated}

@@ -1,7 +1,8 @@
 """The contract of a route: a small frozen value that knows how to differentiate a relaxation.
 
 A route takes a potential, starts and the path of the relaxation and returns differentiable structures: X_K after
-the first K updates (guidance) and/or X* where every force is below fmax (equilibrium). Any objective goes on
+the first K updates (guidance) and/or X* where every force is below fmax (equilibrium); the cell is differentiable
+too where it moves. Any objective goes on
 top, and `loss.backward()` fills the gradients of the potential's parameters. One certificate per structure says
 what the gradient is worth; the adjoint's part of it is written during backward.
 """

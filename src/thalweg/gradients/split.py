@@ -36,7 +36,7 @@ class Split(Route):
         """Return X_K and X*; see `Route.differentiate`."""
         count = check_horizon(self.horizon, path)
         guided, _ = guide(potential, starts, path, count, recompute=self.recompute)
-        relaxation = path.run(potential, guided.detach(), skip=count)
+        relaxation = path.run(potential, guided.detach(), skip=count, reference=starts.detach())
         certificates = begin(relaxation, already=count)
         equilibrium = attach_implicit(
             potential,
@@ -44,6 +44,7 @@ class Split(Route):
             certificates,
             coordinates=path.coordinates,
             settings=self.adjoint,
+            reference=starts,
         )
         return Differentiated(guided=guided, equilibrium=equilibrium, certificates=certificates)
 

@@ -166,19 +166,24 @@ def _compare(
 def _scalar(
     starts: Structures, counts: Bool[Tensor, " structures"], seed: int
 ) -> Callable[[Structures], Float[Tensor, ""]]:
-    """Return a smooth, translation-free scalar of positions over the structures that count.
+    """Return a smooth, translation-free scalar of positions and cell over the structures that count.
 
-    s = Σ c · u + ½ Σ |u|² with u the displacement from the start less its mean, c random.
+    s = Σ c · u + ½ Σ |u|² + Σ d · w + ½ Σ |w|² with u the displacement from the start less its mean, w the change
+    of the lattice vectors (zero in a fixed cell), c and d random.
     """
     stream = torch_stream(seed, "verify-scalar")
     weights = torch.randn(starts.positions.shape, generator=stream, dtype=torch.float64).to(starts.positions)
+    cell_weights = torch.randn(starts.cell.shape, generator=stream, dtype=torch.float64).to(starts.cell)
     inside = counts.to(starts.positions)[starts.owner]
+    apart = counts.to(starts.device)[:, None, None]
     count = starts.counts.to(starts.dtype)[:, None]
 
     def scalar(structures: Structures) -> Tensor:
         u = structures.positions - starts.positions
         u = torch.where(inside[:, None] > 0, u, torch.zeros_like(u))
         u = u - (starts.total(u) / count)[starts.owner]
-        return ((weights * u).sum(dim=1) + 0.5 * u.square().sum(dim=1)).mul(inside).sum()
+        w = torch.where(apart, structures.cell - starts.cell, 0.0)
+        of_atoms = ((weights * u).sum(dim=1) + 0.5 * u.square().sum(dim=1)).mul(inside).sum()
+        return of_atoms + (cell_weights * w).sum() + 0.5 * w.square().sum()
 
     return scalar

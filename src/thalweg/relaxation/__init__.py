@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from thalweg.relaxation.cell import PositionsAndCell
 from thalweg.relaxation.coordinates import FreeCoordinates, Positions
 from thalweg.relaxation.fire import FIRE
 from thalweg.relaxation.lbfgs import LBFGS
@@ -28,6 +29,7 @@ __all__ = [
     "Outcome",
     "Path",
     "Positions",
+    "PositionsAndCell",
     "Relaxation",
     "Relaxer",
     "Stability",

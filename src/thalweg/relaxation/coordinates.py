@@ -2,20 +2,22 @@
 
 A relaxer sees only rows, the forces on them and their owners; it does not know whether a row is an atom or a
 piece of the cell. `Positions` moves atoms in a fixed cell: one row per atom, rows are Cartesian positions
-(Å), forces on fixed components are zero. A variable cell adds three rows per structure and changes nothing
-else.
+(Å), forces on fixed components are zero. A variable cell (`PositionsAndCell`) adds three rows per structure and
+changes nothing else. `structures` is the reference that rows are measured from, one throughout a relaxation.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thalweg.potentials.contract import Potential
+from thalweg.relaxation.relaxer import largest_norm
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
@@ -24,9 +26,12 @@ from thalweg.structures.neighbours import Edges
 class FreeCoordinates(ABC):
     """A choice of what moves."""
 
+    moves_cell: ClassVar[bool] = False
+    """Whether the cell is among it."""
+
     @abstractmethod
-    def rows(self, structures: Structures) -> Float[Tensor, "rows 3"]:
-        """Return the coordinates of the structures (Å for atoms)."""
+    def rows(self, structures: Structures, reference: Structures | None = None) -> Float[Tensor, "rows 3"]:
+        """Return the coordinates (Å) of the structures, measured from a reference: themselves where None."""
 
     @abstractmethod
     def owner(self, structures: Structures) -> Int[Tensor, " rows"]:
@@ -59,6 +64,17 @@ class FreeCoordinates(ABC):
         """Return the field with zeros on what is fixed."""
         return torch.where(self.free(structures), rows, 0.0)
 
+    def escaped(
+        self,
+        structures: Structures,
+        origin: Float[Tensor, "rows 3"],
+        rows: Float[Tensor, "rows 3"],
+        max_displacement: float,
+    ) -> Bool[Tensor, " structures"]:
+        """Return which structures have a row that is not finite or farther than `max_displacement` from `origin`."""
+        moved = largest_norm(rows - origin, self.owner(structures), len(structures))
+        return ~(moved <= max_displacement)  # NaN has escaped as well
+
     @abstractmethod
     def rigid_modes(self, structures: Structures) -> list[Float[Tensor, "modes rows 3"]]:
         """Return groups of rigid motions that may be null for a potential, orthonormal within each structure.
@@ -72,8 +88,8 @@ class FreeCoordinates(ABC):
 class Positions(FreeCoordinates):
     """Atoms move, the cell does not."""
 
-    def rows(self, structures: Structures) -> Float[Tensor, "rows 3"]:
-        """Return the positions, Å."""
+    def rows(self, structures: Structures, reference: Structures | None = None) -> Float[Tensor, "rows 3"]:
+        """Return the positions, Å, whatever the reference."""
         return structures.positions
 
     def owner(self, structures: Structures) -> Int[Tensor, " rows"]:

@@ -53,6 +53,7 @@ def relax(
     fmax: float,
     max_steps: int,
     coordinates: FreeCoordinates | None = None,
+    reference: Structures | None = None,
     max_displacement: float = 20.0,
     min_distance: float = 0.3,
     keep_trace: bool = False,
@@ -71,7 +72,8 @@ def relax(
         fmax: largest norm of a force that counts as relaxed, eV/Å.
         max_steps: most moves of a structure.
         coordinates: what moves; atoms in a fixed cell by default.
-        max_displacement: a row that moved farther than this from its start (Å) has exploded.
+        reference: what strain is measured from, where the cell moves; the starts by default.
+        max_displacement: an atom that moved farther than this from its start (Å) has exploded.
         min_distance: atoms closer than this (Å) are too close; 0 turns the check off.
         keep_trace: record the batch after each move.
         progress: called with (step, structures still moving) before each move.
@@ -82,8 +84,10 @@ def relax(
     _check_limits(potential, fmax, max_steps, max_displacement, min_distance)
     coordinates = Positions() if coordinates is None else coordinates
     structures = structures.detach()
-    batch = _Moving.begin(structures, coordinates, relaxer)
-    ends = _Ends.begin(structures, batch.rows)
+    rows = coordinates.rows(structures, reference)
+    reference = structures if reference is None else reference.detach()
+    batch = _Moving.begin(reference, rows, coordinates, relaxer)
+    ends = _Ends.begin(reference, rows)
     trace = [structures]
     step = 0
     while len(batch.structures):
@@ -93,7 +97,7 @@ def relax(
         largest = largest_norm(forces, batch.owner, len(batch.structures))
         close = _overlapping(placed, edges, min_distance)
         following, state = relaxer.step(batch.state, batch.rows, forces, batch.owner)
-        lost = _lost(following, batch, max_displacement)
+        lost = coordinates.escaped(batch.structures, batch.origin, following, max_displacement)
         verdict = _judge(energy, largest, close, lost, fmax, last=step == max_steps).cpu()
         going = verdict == _GOING
         if not bool(going.all()):
@@ -106,8 +110,8 @@ def relax(
         step += 1
         if keep_trace:
             ends.rows[batch.row_index] = batch.rows
-            trace.append(coordinates.place(structures, ends.rows.clone()))
-    return ends.result(coordinates.place(structures, ends.rows), tuple(trace) if keep_trace else None)
+            trace.append(coordinates.place(reference, ends.rows.clone()))
+    return ends.result(coordinates.place(reference, ends.rows), tuple(trace) if keep_trace else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +119,7 @@ class _Moving:
     """The structures that still move, compacted, and where their rows lie in the whole batch."""
 
     structures: Structures
-    """As they started: rows say where they are."""
+    """The reference: rows say where they are."""
     rows: Float[Tensor, "rows 3"]
     origin: Float[Tensor, "rows 3"]
     owner: Int[Tensor, " rows"]
@@ -124,8 +128,10 @@ class _Moving:
     row_index: Int[Tensor, " rows"]
 
     @staticmethod
-    def begin(structures: Structures, coordinates: FreeCoordinates, relaxer: Relaxer) -> _Moving:
-        rows, owner = coordinates.rows(structures), coordinates.owner(structures)
+    def begin(
+        structures: Structures, rows: Float[Tensor, "rows 3"], coordinates: FreeCoordinates, relaxer: Relaxer
+    ) -> _Moving:
+        owner = coordinates.owner(structures)
         return _Moving(
             structures=structures,
             rows=rows,
@@ -213,12 +219,6 @@ def _judge(
     verdict[~(torch.isfinite(largest) & torch.isfinite(energy))] = Outcome.EXPLODED
     verdict[close] = Outcome.TOO_CLOSE
     return verdict
-
-
-def _lost(following: Float[Tensor, "rows 3"], batch: _Moving, max_displacement: float) -> Bool[Tensor, " structures"]:
-    """Return which structures would have a row that is not finite or too far from its start."""
-    moved = largest_norm(following - batch.origin, batch.owner, len(batch.structures))
-    return ~(moved <= max_displacement)  # NaN is lost as well
 
 
 def _overlapping(structures: Structures, edges: Edges | None, min_distance: float) -> Bool[Tensor, " structures"]:

@@ -3,7 +3,8 @@
     X_0 → G_θ → … → G_θ → X_T → finisher → X*,  F_θ(X*) below fmax
 
 A basin is defined for a potential, an update and its step size together, so the path is what training,
-evaluation and records share. It is deterministic. Structures that converge during the updates stop there.
+evaluation and records share. It is deterministic. Structures that converge during the updates stop there. Where
+the cell moves, strain is measured from the start in both phases.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Path:
         structures: Structures,
         *,
         skip: int = 0,
+        reference: Structures | None = None,
         keep_trace: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Relaxation:
@@ -79,6 +81,8 @@ class Path:
             potential: what gives the forces.
             structures: the starts, or where they stand after `skip` updates.
             skip: updates already made elsewhere; the result counts only the moves made here.
+            reference: what strain is measured from, where the cell moves: the starts of the whole path; None where
+                `structures` are those.
             keep_trace: record the batch after each move.
             progress: called with (step, structures still moving) before each move.
 
@@ -89,7 +93,11 @@ class Path:
             raise SettingsError(f"skip is {skip}: allowed is 0 to {self.steps}, the updates of this path")
 
         def walk(
-            start: Structures, relaxer: Relaxer, moves: int, report: Callable[[int, int], None] | None
+            start: Structures,
+            base: Structures | None,
+            relaxer: Relaxer,
+            moves: int,
+            report: Callable[[int, int], None] | None,
         ) -> Relaxation:
             return relax(
                 potential,
@@ -98,6 +106,7 @@ class Path:
                 fmax=self.fmax,
                 max_steps=moves,
                 coordinates=self.coordinates,
+                reference=base,
                 max_displacement=self.max_displacement,
                 min_distance=self.min_distance,
                 keep_trace=keep_trace,
@@ -106,13 +115,14 @@ class Path:
 
         updates = self.steps - skip
         if updates == 0:
-            return walk(structures, self.finish, self.max_steps, progress)
-        first = walk(structures, self.update, updates, progress)
+            return walk(structures, reference, self.finish, self.max_steps, progress)
+        first = walk(structures, reference, self.update, updates, progress)
         left = [k for k, outcome in enumerate(first.outcomes) if outcome is Outcome.OUT_OF_STEPS]
         if not left:
             return first
         shifted = None if progress is None else lambda step, moving: progress(step + updates, moving)
-        second = walk(first.structures.select(left), self.finish, self.max_steps, shifted)
+        base = (structures if reference is None else reference).select(left)
+        second = walk(first.structures.select(left), base, self.finish, self.max_steps, shifted)
         return _joined(first, second, torch.tensor(left, device=structures.device))
 
 
@@ -124,9 +134,9 @@ def _joined(first: Relaxation, second: Relaxation, left: Int[Tensor, " left"]) -
     trace = None
     if first.trace is not None and second.trace is not None:
         later = second.trace[1:]  # its start is the end of the first
-        trace = (*first.trace, *(_placed(first.structures, part, left) for part in later))
+        trace = (*first.trace, *(placed_into(first.structures, part, left) for part in later))
     return Relaxation(
-        structures=_placed(first.structures, second.structures, left),
+        structures=placed_into(first.structures, second.structures, left),
         outcomes=tuple(outcomes),
         steps=first.steps.index_add(0, left, second.steps),
         fmax=first.fmax.index_copy(0, left, second.fmax),
@@ -135,8 +145,8 @@ def _joined(first: Relaxation, second: Relaxation, left: Int[Tensor, " left"]) -
     )
 
 
-def _placed(whole: Structures, part: Structures, index: Int[Tensor, " part"]) -> Structures:
-    """Return `whole` with positions and cells of the structures `index` taken from `part`."""
+def placed_into(whole: Structures, part: Structures, index: Int[Tensor, " part"]) -> Structures:
+    """Return `whole` with positions and cells of the structures `index` taken from `part`; differentiable."""
     return replace(
         whole,
         positions=whole.positions.index_copy(0, whole.atoms_of(index), part.positions),

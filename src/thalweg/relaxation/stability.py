@@ -33,7 +33,11 @@ class Curvature:
     """
 
     def __init__(
-        self, potential: Potential, structures: Structures, coordinates: FreeCoordinates | None = None
+        self,
+        potential: Potential,
+        structures: Structures,
+        coordinates: FreeCoordinates | None = None,
+        reference: Structures | None = None,
     ) -> None:
         """Evaluate the forces once, with a graph that every product reuses.
 
@@ -41,22 +45,30 @@ class Curvature:
             potential: what gives the forces.
             structures: the points.
             coordinates: what moves; atoms in a fixed cell by default.
+            reference: what strain is measured from, where the cell moves; the points themselves by default.
         """
         coordinates = Positions() if coordinates is None else coordinates
         structures = structures.detach()
+        self._coordinates = coordinates
+        self.reference = structures if reference is None else reference.detach()
+        self.rows = coordinates.rows(structures, reference).detach()
         self.owner = coordinates.owner(structures)
         self.free = coordinates.free(structures)
-        self._rows = coordinates.rows(structures).detach().requires_grad_()
-        edges = potential.edges(coordinates.place(structures, self._rows.detach()))
+        edges = potential.edges(coordinates.place(self.reference, self.rows))
+        self._leaf = self.rows.clone().requires_grad_()
         with torch.enable_grad():
-            _, self._forces = coordinates.evaluate(potential, structures, self._rows, edges=edges, graph=True)
+            _, self._forces = coordinates.evaluate(potential, self.reference, self._leaf, edges=edges, graph=True)
 
     def __call__(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Return Hᵀ v of every structure, zero on fixed components; eV/Å² times the unit of `v`."""
         (product,) = torch.autograd.grad(
-            self._forces, self._rows, grad_outputs=-v, retain_graph=True, materialize_grads=True
+            self._forces, self._leaf, grad_outputs=-v, retain_graph=True, materialize_grads=True
         )
         return torch.where(self.free, product, 0.0)
+
+    def movable(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return the part of `v` along which something can move."""
+        return self._coordinates.mask(self.reference, v)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +258,7 @@ def _start(curvature: Curvature, structures: Structures, seed: int) -> Float[Ten
         for count, name in zip(counts, structures.ids, strict=True)
     ]
     v = torch.cat(parts).to(device=structures.device, dtype=structures.dtype)
-    v = torch.where(curvature.free, v, 0.0)
+    v = curvature.movable(v)
     norm = dot(v, v, curvature.owner, len(structures)).sqrt()
     return v / torch.where(norm > 0, norm, 1.0)[curvature.owner, None]
 

@@ -20,8 +20,13 @@ def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, val
         StructureError: no pairs, positions that are not finite, a parent on both sides, or atoms fixed in part where
             structures are to be turned.
         PotentialError: an element that the potential never saw.
-        SettingsError: a batch larger than the number of pairs, or no parameters to learn.
+        SettingsError: a batch larger than the number of pairs, no parameters to learn, or a cell that moves.
     """
+    if settings.relaxation.coordinates.moves_cell:
+        raise SettingsError(
+            "relaxation.cell is 'free': tuning compares positions within one cell, so allowed so far is 'fixed'; "
+            "use thalweg relax or thalweg verify where the cell moves"
+        )
     _check_sets("pairs", pairs, validation, settings.optimiser.batch)
     for part in (pairs, validation):
         if part is not None:

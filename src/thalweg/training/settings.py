@@ -24,7 +24,7 @@ from pydantic import (
 from thalweg.errors import nearest_known
 from thalweg.gradients import Route, Split
 from thalweg.gradients.guidance import check_horizon
-from thalweg.relaxation import RELAXERS, Descent, Path
+from thalweg.relaxation import RELAXERS, Descent, FreeCoordinates, Path, Positions, PositionsAndCell
 from thalweg.training.route_settings import read_route, route_values
 from thalweg.units import FORCE_TOLERANCE
 
@@ -56,6 +56,8 @@ class RelaxationSettings(Section):
     """Largest force that counts as relaxed, eV/Å."""
     max_steps: int = Field(default=400, ge=0)
     """Most steps of the finisher."""
+    cell: Literal["fixed", "free"] = "fixed"
+    """Whether the cell relaxes with the atoms; training and evaluation need it fixed so far."""
 
     @field_validator("finish")
     @classmethod
@@ -63,6 +65,11 @@ class RelaxationSettings(Section):
         if finish not in RELAXERS:
             raise ValueError(f"finisher {finish!r} is not known; {nearest_known(finish, RELAXERS)}")
         return finish
+
+    @property
+    def coordinates(self) -> FreeCoordinates:
+        """What moves."""
+        return PositionsAndCell() if self.cell == "free" else Positions()
 
     def path(self, alpha: float | None = None) -> Path:
         """Return the path; `alpha` (Å²/eV) is used where the setting is null."""
@@ -76,6 +83,7 @@ class RelaxationSettings(Section):
             finish=update if self.finish == Descent.kind else RELAXERS[self.finish](),
             fmax=self.fmax,
             max_steps=self.max_steps,
+            coordinates=self.coordinates,
         )
 
 
