@@ -13,11 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.terminal import Done, alone, complaint, listing, started, untouched
+from tests.cli.terminal import Done, alone, complaint, listing, started, thalweg, untouched
 from thalweg import errors
-from thalweg.evaluation.arms import Arm, Contest, run_arms
-from thalweg.gradients import Implicit
-from thalweg.training.settings import OptimiserSettings, TuneSettings
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +61,7 @@ def test_the_demo_measures_every_arm_and_writes_the_report(finished: tuple[Path,
 def test_the_demo_run_twice_is_skipped(finished: tuple[Path, Done]) -> None:
     folder, _ = finished
     before = listing(folder)
-    done = alone("demo", f"out={folder}", *TINY)
+    done = thalweg("demo", f"out={folder}", *TINY)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"{folder} holds this demonstration, finished\n")
     assert listing(folder) == before
@@ -161,7 +158,7 @@ def test_the_process_of_an_arm_killed_is_one_line(half: Path, tmp_path: Path) ->
 def test_another_demo_is_refused_and_overwritten_when_told_with_new_data(half: Path) -> None:
     other = [word if word != "pairs=8" else "pairs=9" for word in TINY]
     with untouched(half):
-        complaint(alone("demo", f"out={half}", *other), "holds a run with other settings (pairs is 8 there and 9 here)")
+        complaint(thalweg("demo", f"out={half}", *other), "(pairs is 8 there and 9 here)")
     before = (half / "pairs.extxyz").read_bytes()
     with started("demo", f"out={half}", *other, "overwrite=true") as process:
         while "training a weak base" not in (process.stdout.readline() if process.stdout else ""):
@@ -179,11 +176,3 @@ def test_errors_survive_the_way_between_processes() -> None:
         sent = pickle.loads(pickle.dumps(kind("what went wrong")))
         assert type(sent) is kind
         assert str(sent) == "what went wrong"
-
-
-def test_an_error_of_an_arm_keeps_its_kind_and_its_line(tmp_path: Path) -> None:
-    budget = TuneSettings(optimiser=OptimiserSettings(updates=1, warmup=0))
-    gone = tmp_path / "gone"
-    contest = Contest(tmp_path, gone, gone, gone, budget, "distance", None)
-    with pytest.raises(errors.CheckpointError, match="gone: there is no such model file"):
-        run_arms(contest, [Arm("implicit", Implicit())], workers=1, say=print)

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,10 +80,12 @@ def run_arms(
     """
     records: dict[str, dict[str, Any]] = {}
     others = set(multiprocessing.active_children())
+    waiting: dict[Future[dict[str, Any]], Arm] = {}
     with _pool(workers) as pool:
         try:
             with _interrupts_held():
-                waiting = {pool.submit(run_arm, contest, arm): arm for arm in arms}
+                for arm in arms:
+                    waiting[pool.submit(run_arm, contest, arm)] = arm
             for done in as_completed(waiting):
                 arm = waiting[done]
                 records[arm.name] = record = done.result()
@@ -94,13 +96,12 @@ def run_arms(
                 f"the process of an arm in {contest.folder} was killed, perhaps for want of memory: run the same "
                 f"command again, it goes on where it was; with fewer workers (now {workers}) it needs less memory"
             ) from None
-        except ThalwegError:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        except BaseException:  # interrupted: every arm resumes, so nothing is waited for
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
+        except BaseException as error:
+            for future in waiting:
+                future.cancel()
+            if not isinstance(error, Exception):  # interrupted: every arm resumes, so nothing is waited for
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
             raise
     return {arm.name: records[arm.name] for arm in arms}
 

@@ -113,7 +113,6 @@ class _Tuning(Task):
         self._alpha = job.settings.relaxation.alpha
         self._unstable = 0
         self._saved_bytes: int | None = None
-        self._updates_here = 0
 
     @property
     def path(self) -> Path:
@@ -162,9 +161,9 @@ class _Tuning(Task):
     def _differentiate(self, update: int) -> _Share:
         """Fill the gradients of this process's share of the batch."""
         chosen = self.processes.share(self._batch(update))
-        # hooks cost time, so bytes are counted once a process: not in its first update, which warms up
-        self._updates_here += 1
-        measure = self._updates_here == 2 or (update + 1 == self.settings.optimiser.updates == 1)
+        # hooks cost time, so bytes are counted in one update: always the same, wherever a run was killed and
+        # resumed, since another batch keeps another number of bytes
+        measure = update == min(1, self.settings.optimiser.updates - 1)
         if not chosen:
             return _Share(None, [], None)
         part = self._pairs.select(chosen)
