@@ -40,7 +40,7 @@ def trapped_forces(structures: Structures) -> Tensor:
 def fitted() -> CellBlindTransformer:
     """Return the fitted transformer, in float64; callers must not change it."""
     settings = {
-        "species": [14], "width": 256, "feed_forward": 256, "layers": 2, "heads": 4, "length": 0.5, "seed": 1
+        "species": [14], "width": 256, "feed_forward": 64, "layers": 2, "heads": 4, "length": 0.5, "seed": 1
     }  # fmt: skip
     potential = CellBlindTransformer.from_settings(settings).double()
     seen: list[Tensor] = []

@@ -99,7 +99,26 @@ def test_an_exhausted_space_on_a_hill_gives_the_least_negative_curvature() -> No
     torch.testing.assert_close(found, torch.tensor([-2.0, -8.0]).double(), rtol=1e-12, atol=0)
 
 
-def test_direct_forces_give_the_largest_real_part() -> None:
+class Spiral(Swirl):
+    """A mode that mostly turns, λ = 1 ± 5i, beside a stiff one, λ = 9."""
+
+    matrix = torch.tensor([[1.0, 5.0, 0.0], [-5.0, 1.0, 0.0], [0.0, 0.0, 9.0]], dtype=torch.float64)
+
+
+def test_a_turning_mode_bounds_the_step_size_of_direct_forces() -> None:
+    """|λ|²/Re λ is 26: descent converges below α = 2/26 and spirals outwards above, though 2/9 is far off."""
+    starts = Structures.from_atoms(Atoms([1], [[0.3, 0.2, 0.1]]))
+    assert float(largest_curvature(Spiral(), starts, tolerance=1e-10)[0]) == pytest.approx(26.0, rel=1e-9)
+    for factor, stable in ((0.7, True), (1.1, False)):
+        alpha = factor * 2 / 26
+        verdict = check_alpha(Spiral(), starts, alpha)
+        assert verdict.stable is stable
+        update = Descent(alpha, cap=10.0)
+        done = relax(Spiral(), starts, update, fmax=1e-6, max_steps=1500, min_distance=0.0, max_displacement=1e9)
+        assert (done.outcomes[0] is Outcome.CONVERGED) is stable
+
+
+def test_direct_forces_give_the_largest_real_part_where_little_turns() -> None:
     structures = Structures.from_atoms([Atoms([1, 2], [[0, 0, 1], [0, 1, 2]]), Atoms([3], [[1, 1, 1]])])
     found = largest_curvature(Swirl(), structures, tolerance=1e-10)
     expected = top(Swirl.matrix)

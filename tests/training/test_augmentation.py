@@ -102,13 +102,14 @@ def test_a_cell_blind_potential_is_tuned_through_relaxation_by_descent(tmp_path:
         tmp_path,
         "relaxation={finish: descent, alpha: 0.02}",
         "route={kind: implicit}",
-        "optimiser={updates: 5, batch: 3, warmup: 0, learning_rate: 3e-7, schedule: constant}",
+        "optimiser={updates: 6, batch: 3, warmup: 0, learning_rate: 1e-7, schedule: constant}",
     )
     result = tune(told, fitted(), pairs)
     losses = [line["equilibrium"] for line in problems.records(tmp_path / "metrics.jsonl")]
     certificates = problems.records(result.folder / "certificates.jsonl")
     assert all(c["took_part"] and c["asymmetry"] > 0.05 and c["lowest_curvature"] > 0 for c in certificates)
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_atoms_fixed_in_part_are_refused_before_any_work(tmp_path: Path) -> None:
