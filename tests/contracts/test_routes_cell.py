@@ -171,6 +171,30 @@ def test_the_checker_rejects_coordinates_that_drop_the_derivative_of_the_strain_
     assert not any(v.passed for v in verdicts)
 
 
+def test_a_cell_that_runs_away_is_lost_without_spoiling_its_companions() -> None:
+    """Strain passes its bound in different numbers of updates; at the last one rows are finite and places are not."""
+    crushed, sound = bulk("CdTe", "zincblende", a=6.2), bulk("CdTe", "zincblende", a=6.2)
+    crushed.set_cell(crushed.cell.array * 0.5, scale_atoms=True)
+    starts = Structures.from_atoms([crushed, rattled(sound, "companion", 1.0)])
+    potential, moving = Morse(), path(0.02, scale=1.0)
+    lost = []
+    for horizon in range(3, 11):
+        potential.zero_grad(set_to_none=True)
+        result = Unrolled(horizon=horizon).differentiate(potential, starts, moving)
+        lost.append(not result.certificates[0].took_part)
+        assert result.certificates[1].took_part
+        assert result.guidance_counts().tolist() == [not lost[-1], True]
+        reached = result.guided.select([1])
+        (reached.positions.square().sum() + reached.cell.square().sum()).backward()
+        together = potential.depth.grad.clone()
+        potential.zero_grad(set_to_none=True)
+        alone = Unrolled(horizon=horizon).differentiate(potential, starts.select([1]), moving).guided
+        (alone.positions.square().sum() + alone.cell.square().sum()).backward()
+        torch.testing.assert_close(together, potential.depth.grad, rtol=1e-9, atol=1e-12)
+    assert lost == sorted(lost)
+    assert set(lost) == {False, True}
+
+
 def test_a_structure_differentiates_alike_alone_and_in_company() -> None:
     potential, starts, moving = silicon()
     moving = replace(moving, fmax=1e-10)

@@ -15,6 +15,7 @@ from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.stress import full_3x3_to_voigt_6_stress
+from scipy.linalg import expm, expm_frechet
 from tests.relaxation.surfaces import Morse, PotentialCalculator, Swirl, rattled_argon
 
 from thalweg.errors import PotentialError, SettingsError, StructureError
@@ -35,7 +36,7 @@ from thalweg.relaxation import (
     largest_curvature,
     relax,
 )
-from thalweg.relaxation.cell import MAX_STRAIN
+from thalweg.relaxation.cell import MAX_STRAIN, _exponential, _exponential_derivative
 from thalweg.relaxation.stability import Curvature
 from thalweg.structures.batch import Structures
 
@@ -205,6 +206,21 @@ def test_forces_are_the_derivative_of_the_energy_and_products_that_of_the_forces
     assert second.passed, second
     wrong = -float((forces * direction)[coordinates.owner(structures) == 0][:8].sum())
     assert not compare(energy, [rows], [direction], wrong).passed
+
+
+@pytest.mark.parametrize("norm", [0.0, 1e-9, 0.03, MAX_STRAIN])
+def test_the_exponential_and_its_derivative_are_exact_however_large_the_gradient(norm: float) -> None:
+    stream = torch.Generator().manual_seed(8)
+    at, direction = torch.randn((2, 1, 3, 3), generator=stream, dtype=torch.float64)
+    at = (at + at.transpose(1, 2)) * norm / torch.linalg.matrix_norm(at + at.transpose(1, 2))
+    derivative = torch.from_numpy(expm_frechet(at[0].numpy(), direction[0].numpy(), compute_expm=False))
+    torch.testing.assert_close(_exponential(at)[0], torch.from_numpy(expm(at[0].numpy())), rtol=0, atol=1e-15)
+    for size in (1e-9, 1.0, 1e9):
+        found = _exponential_derivative(at, size * direction)[0]
+        torch.testing.assert_close(found, size * derivative, rtol=0, atol=2e-15 * size)
+        leaf = at.clone().requires_grad_()
+        (product,) = torch.autograd.grad(_exponential(leaf), leaf, size * direction)
+        torch.testing.assert_close(product[0], size * derivative, rtol=0, atol=2e-15 * size)
 
 
 def test_placing_is_differentiable() -> None:

@@ -41,10 +41,10 @@ def guide(
     starts = (starts if reference is None else reference).detach()
     rows = _advance(potential, starts, begin, path, horizon, recompute)
     owner = coordinates.owner(starts)
-    lost = (~torch.isfinite(rows.detach()).all(dim=1)).to(rows.dtype)
-    healthy = rows.new_zeros(len(starts)).index_add(0, owner, lost) == 0
+    placed = coordinates.place(starts, rows)
+    healthy = starts.total((~torch.isfinite(placed.positions.detach()).all(dim=1)).to(rows.dtype)) == 0
     if bool(healthy.all()):
-        return coordinates.place(starts, rows), healthy
+        return placed, healthy
     final = rows.detach().clone()
     if bool(healthy.any()):
         again = starts.select(healthy.nonzero().squeeze(1))
