@@ -18,7 +18,13 @@ from thalweg.structures.batch import Structures
 
 
 def guide(
-    potential: Potential, starts: Structures, path: Path, horizon: int, *, recompute: bool
+    potential: Potential,
+    starts: Structures,
+    path: Path,
+    horizon: int,
+    *,
+    recompute: bool,
+    states: int | None = None,
 ) -> tuple[Structures, Bool[Tensor, " structures"]]:
     """Return X_K and which structures stayed finite.
 
@@ -27,11 +33,12 @@ def guide(
         starts: X_0.
         path: whose updates are differentiated.
         horizon: K, number of updates.
-        recompute: keep only the states between forward and backward.
+        recompute: keep only states between forward and backward.
+        states: most states kept by recomputation; None keeps all K.
     """
     coordinates = path.coordinates
     starts = starts.detach()
-    rows = _advance(potential, starts, path, horizon, recompute)
+    rows = _advance(potential, starts, path, horizon, recompute, states)
     owner = coordinates.owner(starts)
     lost = (~torch.isfinite(rows.detach()).all(dim=1)).to(rows.dtype)
     healthy = rows.new_zeros(len(starts)).index_add(0, owner, lost) == 0
@@ -40,16 +47,16 @@ def guide(
     final = rows.detach().clone()
     if bool(healthy.any()):
         again = starts.select(healthy.nonzero().squeeze(1))
-        sound = _advance(potential, again, path, horizon, recompute)
+        sound = _advance(potential, again, path, horizon, recompute, states)
         final = final.index_copy(0, healthy[owner].nonzero().squeeze(1), sound)
     return coordinates.place(starts, final), healthy
 
 
 def _advance(
-    potential: Potential, starts: Structures, path: Path, horizon: int, recompute: bool
+    potential: Potential, starts: Structures, path: Path, horizon: int, recompute: bool, states: int | None
 ) -> Float[Tensor, "rows 3"]:
     step = Step(potential, starts, path.update, path.coordinates)
-    return unroll(step, path.coordinates.rows(starts), horizon, recompute=recompute)
+    return unroll(step, path.coordinates.rows(starts), horizon, recompute=recompute, states=states)
 
 
 def check_horizon(horizon: int | None, path: Path) -> int:
@@ -65,3 +72,20 @@ def check_horizon(horizon: int | None, path: Path) -> int:
             f"allowed is 1 to {path.steps}; lower the horizon or raise relaxation.steps"
         )
     return count
+
+
+def check_states(recompute: bool, states: int | None) -> None:
+    """Refuse a number of kept states that cannot be.
+
+    Raises:
+        SettingsError: fewer than one state, or any without recomputation.
+    """
+    if states is None:
+        return
+    if states < 1:
+        raise SettingsError(f"route.states is {states}: allowed is 1 or more kept states, or null for all")
+    if not recompute:
+        raise SettingsError(
+            f"route.states is {states}, but route.recompute is false, which keeps every graph: "
+            "set recompute to true or leave states out"
+        )
