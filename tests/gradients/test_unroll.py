@@ -103,9 +103,9 @@ def test_a_step_made_from_the_wrong_state_would_show():
 
 @pytest.mark.parametrize("route", [Unrolled, Split])
 def test_kept_states_that_cannot_be_are_refused(route):
-    with pytest.raises(SettingsError, match="route.states is 0: allowed is 1 or more"):
+    with pytest.raises(SettingsError, match=r"route\.states is 0: allowed is 1 or more"):
         route(states=0)
-    with pytest.raises(SettingsError, match="route.states is 4, but route.recompute is false"):
+    with pytest.raises(SettingsError, match=r"route\.states is 4, but route\.recompute is false"):
         route(recompute=False, states=4)
 
 
