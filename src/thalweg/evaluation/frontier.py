@@ -194,6 +194,7 @@ def _tuned(
     arms = frontier_arms(settings.horizons, settings.relaxation.steps)
     records = run_arms(contest, arms, workers=settings.workers, say=say)
     return {
+        "title": "What the memory buys",
         "rule": trial.rule,
         "updates": trial.updates,
         "held_out": len(read_pairs(trial.held_out)),
