@@ -2,12 +2,13 @@
 
 One relaxation without a graph, and short probes along it (single updates, and four in a row), give the costs of a
 batch; every horizon follows from those. With g_t the bytes of the graph of update t (the neighbours change on the
-way, and their number with them), c the states kept, and the rest what the objective and the states add:
+way, and their number with them), l_t those of its kept neighbour list (none where c < K), c the states kept, and the
+rest what the objective adds:
 
     plain       b(K) = Σ_t g_t + rest                         t < K
-    recomputed  b(K) = max_t g_t + min(K, c) · b_state + rest
+    recomputed  b(K) = max_t g_t + kept + rest,           kept = min(K, c) · b_state + Σ_t l_t
     implicit    b = b_adjoint
-    split       plain: b(K) + b_adjoint,    recomputed: min(K, c) · b_state + max(max_t g_t + rest, b_adjoint)
+    split       plain: b(K) + b_adjoint,    recomputed: kept + max(max_t g_t + rest, b_adjoint)
 
 Bytes are those of `SavedBytes`: what lives only within a call of the potential comes on top. Called by the memory
 dial; worth calling before a long run.
@@ -31,6 +32,7 @@ from thalweg.gradients.certificate import begin
 from thalweg.gradients.equilibrium import attach_implicit
 from thalweg.gradients.guidance import check_horizon
 from thalweg.gradients.implicit import Implicit
+from thalweg.gradients.kept_edges import KeptEdges, keep_edges
 from thalweg.gradients.memory import SavedBytes
 from thalweg.gradients.phantom import Phantom
 from thalweg.gradients.route import Route
@@ -64,6 +66,8 @@ class Costs:
 
     graphs: tuple[int, ...]
     """Bytes of the graph of each update, T + 1 entries."""
+    lists: tuple[int, ...]
+    """Bytes that the neighbour list of each update adds, as recomputation keeps it."""
     rest: int
     """Bytes that an unroll keeps besides its graphs and kept states."""
     state: int
@@ -90,8 +94,9 @@ class Costs:
         if isinstance(route, Implicit):
             return Forecast(route, self.adjoint, self.relaxation_seconds + self.adjoint_seconds)
         if isinstance(route, Phantom):
-            at_the_end = replace(self, graphs=self.graphs[-1:] * route.updates)
-            saved, seconds = at_the_end._unroll(route.updates, route.recompute, None, beside=0)
+            updates = route.updates
+            at_the_end = replace(self, graphs=self.graphs[-1:] * updates, lists=self.lists[-1:] * updates)
+            saved, seconds = at_the_end._unroll(updates, route.recompute, None, beside=0)
             return Forecast(route, saved, self.relaxation_seconds + seconds)
         if isinstance(route, Split):
             count = check_horizon(route.horizon, path)
@@ -114,9 +119,8 @@ class Costs:
         first, further = self.recomputed_seconds
         again = fewest_forward_steps(count + 1, kept) - count
         forward = max(further - self.plain_seconds[1], 0.0)
-        return kept * self.state + max(max(self.graphs[:count]) + self.rest, beside), first + (
-            count - 1
-        ) * further + again * forward
+        held = kept * self.state + (sum(self.lists[:count]) if kept == count else 0)
+        return held + max(max(self.graphs[:count]) + self.rest, beside), first + (count - 1) * further + again * forward
 
 
 @dataclass(frozen=True)
@@ -187,10 +191,11 @@ def _choose(costs: Costs, path: Path, route: Route, allowed: int, structures: in
         horizons = range(1, path.steps + 1)
         within = [k for k in horizons if costs.forecast(replace(plain, horizon=k), path).saved_bytes <= allowed]
         longest = max(within, default=0)
-        whole = costs.forecast(replace(route, recompute=True, states=count), path).saved_bytes
-        fewer = count + (allowed - whole) // costs.state  # states that fit
         ways = [plain, replace(route, recompute=True, states=None)]
-        ways += [replace(route, recompute=True, states=fewer)] if 1 <= fewer < count else []
+        if count > 1:
+            one = costs.forecast(replace(route, recompute=True, states=1), path).saved_bytes
+            fewer = min(1 + (allowed - one) // costs.state, count - 1)  # states that fit
+            ways += [replace(route, recompute=True, states=fewer)] if fewer >= 1 else []
     elif isinstance(route, Phantom):
         ways = [replace(route, recompute=False), replace(route, recompute=True)]
     options = tuple(costs.forecast(way, path) for way in ways)
@@ -219,12 +224,13 @@ def measure_costs(potential: Potential, starts: Structures, path: Path, *, equil
         walk = path if equilibrium else replace(path, max_steps=0)
         relaxation = walk.run(potential, starts, keep_trace=True)
         relaxing = time.perf_counter() - began
-        graphs, rest = _probe_graphs(potential, relaxation, path)
+        graphs, lists, rest = _probe_graphs(potential, relaxation, path)
         typical = _state_at(relaxation, min(_TYPICAL, path.steps))
         plain, recomputed, free = _probe_seconds(potential, typical, path)
         adjoint, solving = _probe_adjoint(potential, starts, relaxation, path) if equilibrium else (0, 0.0)
     return Costs(
         graphs=graphs,
+        lists=lists,
         rest=rest,
         state=_state_bytes(starts, path),
         adjoint=adjoint,
@@ -269,18 +275,34 @@ def _state_at(relaxation: Relaxation, update: int) -> Structures:
     return trace[min(update, len(trace) - 1)]
 
 
-def _probe_graphs(potential: Potential, relaxation: Relaxation, path: Path) -> tuple[tuple[int, ...], int]:
-    """Return the bytes of the graph of each update, linear between those counted, and the rest of an unroll.
+def _probe_graphs(
+    potential: Potential, relaxation: Relaxation, path: Path
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return bytes of the graph (linear between those counted) and list of each update, and the rest of an unroll.
 
     Of m updates in a row, m graphs and the rest are kept; of m updates one by one, m of both.
     """
     four = replace(path, steps=_LONG)
     places = sorted({t for t in _SAMPLES if t < path.steps} | {0, 1, 2, 3, path.steps})
-    single = [saved_bytes(potential, _state_at(relaxation, t), four, Unrolled(1, recompute=False)) for t in places]
-    in_a_row = saved_bytes(potential, _state_at(relaxation, 0), four, Unrolled(_LONG, recompute=False))
+    stations = [_state_at(relaxation, t) for t in places]
+    single = [saved_bytes(potential, station, four, Unrolled(1, recompute=False)) for station in stations]
+    in_a_row = saved_bytes(potential, stations[0], four, Unrolled(_LONG, recompute=False))
     rest = (sum(single[:_LONG]) - in_a_row) // (_LONG - 1)
-    between = np.interp(range(path.steps + 1), places, single)
-    return tuple(int(saved) - rest for saved in between), rest
+    graphs = tuple(int(saved) - rest for saved in np.interp(range(path.steps + 1), places, single))
+    return graphs, _list_bytes(potential, relaxation, path), rest
+
+
+def _list_bytes(potential: Potential, relaxation: Relaxation, path: Path) -> tuple[int, ...]:
+    """Return what the neighbour list of each update adds; a part equal to that of the update before adds nothing."""
+    sizes: list[int] = []
+    before: KeptEdges | None = None
+    for t in range(path.steps + 1):
+        station = _state_at(relaxation, t)
+        packed = keep_edges(potential.edges(station), len(station.numbers), before)
+        known = set() if before is None else {id(tensor) for tensor in before}
+        sizes.append(sum(int(tensor.nbytes) for tensor in packed if id(tensor) not in known))
+        before = packed
+    return tuple(sizes)
 
 
 def _probe_seconds(

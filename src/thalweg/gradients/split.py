@@ -29,7 +29,8 @@ class Split(Route):
     recompute: bool = True
     """Keep only the K states and rebuild each step's graph in backward: same bits, less memory."""
     states: int | None = None
-    """Most states kept by recomputation; the others are stepped to again (binomial schedule); None keeps all."""
+    """Most states kept by recomputation; the others are stepped to again (binomial schedule). None keeps all, and
+    their neighbour lists."""
     adjoint: AdjointSettings = field(default_factory=AdjointSettings)
     """How the adjoint system is solved."""
     kind: ClassVar[str] = "split"

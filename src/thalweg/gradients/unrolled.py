@@ -27,7 +27,8 @@ class Unrolled(Route):
     recompute: bool = True
     """Keep only the states and rebuild each step's graph in backward: same bits, far less memory."""
     states: int | None = None
-    """Most states kept by recomputation; the others are stepped to again (binomial schedule); None keeps all."""
+    """Most states kept by recomputation; the others are stepped to again (binomial schedule). None keeps all, and
+    their neighbour lists."""
     kind: ClassVar[str] = "unrolled"
 
     def __post_init__(self) -> None:
