@@ -11,6 +11,10 @@ from tests.gradients.surfaces import Morse
 
 from thalweg.gradients import Implicit, Split, Unrolled
 from thalweg.gradients.memory import PeakMemory, SavedBytes
+from thalweg.gradients.planning import saved_bytes
+from thalweg.gradients.route import Route
+from thalweg.potentials.painn import PaiNN
+from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation.path import Path
 from thalweg.relaxation.update import Descent
 from thalweg.structures.batch import Structures
@@ -97,5 +101,38 @@ def test_plain_unrolling_grows_with_the_updates_and_recomputed_only_by_the_state
     short, long = _saved(Unrolled(recompute=False), 20), _saved(Unrolled(recompute=False), 40)
     assert long == pytest.approx(2 * short, rel=0.02)
     state = 16 * 3 * 8  # 16 atoms, float64
+    short, long = _saved(Unrolled(states=19), 20), _saved(Unrolled(states=39), 40)
+    assert long - short == pytest.approx(20 * state, rel=0.05)
+    neighbours = 16 * (4 + 7 * 40)  # at most 40 within 5 Å, seven bytes each
     short, long = _saved(Unrolled(), 20), _saved(Unrolled(), 40)
-    assert long - short == pytest.approx(20 * state, rel=0.2)
+    assert 20 * state < long - short < 20 * (state + neighbours)
+
+
+def _crystal(dtype: torch.dtype) -> Structures:
+    """64 atoms of silicon, rattled so little that no neighbour crosses a cutoff on the way."""
+    frame = bulk("Si", cubic=True) * (2, 2, 2)
+    frame.rattle(0.01, seed=1)
+    return Structures.from_atoms(frame, dtype=dtype)
+
+
+def test_ten_times_the_updates_keep_no_more_on_the_implicit_route():
+    potential, starts = StillingerWeber.from_published("Si"), _crystal(torch.float64)
+    kept = []
+    for steps in (75, 750):
+        path = Path(Descent(alpha=3e-3), steps=steps, fmax=1e-4)
+        kept.append(saved_bytes(potential, starts, path, Implicit()))
+        assert kept[-1] > 100_000  # something was solved
+    assert kept[1] == pytest.approx(kept[0], rel=0.01)
+
+
+def test_a_recomputed_split_keeps_a_tenth_of_plain_backpropagation_at_most():
+    potential = PaiNN.from_settings({"species": [14], "channels": 4, "layers": 2})
+    starts = _crystal(torch.float32)
+    path = Path(Descent(alpha=1e-3), steps=75, fmax=10.0)  # wherever it ends, the adjoint keeps as much
+
+    def kept(route: Route) -> int:
+        return saved_bytes(potential, starts, path, route)
+
+    plain = kept(Unrolled(recompute=False))
+    assert kept(Split(20)) <= plain / 10
+    assert kept(Split(20, recompute=False)) > plain / 10  # the comparison can fail

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from ase.build import bulk
@@ -9,6 +11,7 @@ from tests.gradients.surfaces import Morse
 
 from thalweg.errors import SettingsError
 from thalweg.gradients import Split, Unrolled
+from thalweg.gradients.binomial import fewest_forward_steps
 from thalweg.potentials.painn import PaiNN
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation.path import Path
@@ -54,6 +57,56 @@ def test_recomputed_equals_plain_bit_for_bit(name, dtype):
         assert (plain is None) == (recomputed is None)  # a shift of the energy has no force to act through
         assert plain is None or torch.equal(plain, recomputed)
     assert sum(plain is not None for plain in found[0][1]) >= 3
+
+
+class Counting(Descent):
+    """The update, counting how often it is made."""
+
+    made: ClassVar[list[int]] = []
+
+    def move(self, rows: torch.Tensor, forces: torch.Tensor) -> torch.Tensor:
+        Counting.made.append(1)
+        return super().move(rows, forces)
+
+
+def _gradient(route: Unrolled, name: str, path: Path) -> list[torch.Tensor | None]:
+    potential, symbol = _potential(name)
+    starts = _starts(symbol, 1, next(potential.parameters()).dtype)
+    guided = route.differentiate(potential, starts, path).guided
+    (guided.positions - starts.positions).square().sum().sqrt().backward()
+    return [guided.positions.detach(), *(p.grad for p in potential.parameters() if p.requires_grad)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 75])
+def test_any_number_of_kept_states_gives_the_same_bits_in_the_fewest_steps(steps):
+    path = Path(Counting(alpha=0.02), steps=steps)
+    name = "stillinger-weber" if steps == 75 else "painn"
+    expected = _gradient(Unrolled(recompute=False), name, path)
+    for states in (None, 1, 2, 3, 9, steps, 100):
+        if steps == 75 and states == 1:
+            continue  # 2850 steps
+        Counting.made.clear()
+        found = _gradient(Unrolled(states=states), name, path)
+        for a, b in zip(expected, found, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or torch.equal(a, b)
+        held = steps if states is None else states
+        assert len(Counting.made) == fewest_forward_steps(steps + 1, held) + steps
+
+
+def test_a_step_made_from_the_wrong_state_would_show():
+    path = Path(Descent(alpha=0.02), steps=7)
+    expected = _gradient(Unrolled(states=2), "stillinger-weber", path)
+    shorter = _gradient(Unrolled(horizon=6, states=2), "stillinger-weber", path)
+    assert not torch.equal(expected[1], shorter[1])
+
+
+@pytest.mark.parametrize("route", [Unrolled, Split])
+def test_kept_states_that_cannot_be_are_refused(route):
+    with pytest.raises(SettingsError, match=r"route\.states is 0: allowed is 1 or more"):
+        route(states=0)
+    with pytest.raises(SettingsError, match=r"route\.states is 4, but route\.recompute is false"):
+        route(recompute=False, states=4)
 
 
 class Cliff(Morse):

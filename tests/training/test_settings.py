@@ -54,6 +54,7 @@ def test_an_unknown_name_is_refused_with_its_full_key_and_the_nearest_known(over
         ("optimiser.warmup=200", "warmup is 200, but there are 100 updates"),
         ("route.horizon=2.5", "route.horizon is 2.5: it should be a whole number"),
         ("route.recompute=1", "route.recompute is 1: it should be true or false"),
+        ("route.states=0", "route.states is 0: allowed is 1 or more"),
         ("route.adjoint.tolerance=1", "adjoint tolerance is 1"),
         ("route.horizon=80", "route.horizon is 80, but the relaxation makes 75 updates"),
         ("route.horizon=0", "route.horizon is 0"),
@@ -135,9 +136,9 @@ def test_every_route_survives_writing_and_reading(kind: str, tmp_path: Path) -> 
 
 
 def test_a_mapping_becomes_the_frozen_route() -> None:
-    text = "route={kind: split, horizon: 12, recompute: false, adjoint: {tolerance: 1e-5}}"
+    text = "route={kind: split, horizon: 12, states: 4, adjoint: {tolerance: 1e-5}}"
     route = load_settings(TuneSettings, None, [text]).route
-    assert route == Split(horizon=12, recompute=False, adjoint=AdjointSettings(tolerance=1e-5))
+    assert route == Split(horizon=12, states=4, adjoint=AdjointSettings(tolerance=1e-5))
     assert load_settings(TuneSettings, None, ["route.horizon=9"]).route == Split(horizon=9)
     assert load_settings(TuneSettings, None, ["route.kind=unrolled"]).route == Unrolled()
 

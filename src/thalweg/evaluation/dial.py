@@ -7,10 +7,11 @@ objective is the sum of the squared displacements: what it is makes no differenc
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from thalweg.gradients import Implicit, Route, Split, Unrolled
-from thalweg.gradients.memory import SavedBytes
+from thalweg.gradients.planning import gradient, saved_bytes
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
 from thalweg.structures.batch import Structures
@@ -37,7 +38,12 @@ class DialPoint:
 
 
 def measure_dial(
-    potential: Potential, starts: Structures, relaxation: RelaxationSettings, horizons: tuple[int, ...] = HORIZONS
+    potential: Potential,
+    starts: Structures,
+    relaxation: RelaxationSettings,
+    horizons: tuple[int, ...] = HORIZONS,
+    *,
+    allowed: Callable[[Route], bool] = lambda route: True,
 ) -> list[DialPoint]:
     """Measure the split at each horizon and full BPTT, plain and recomputed, and implicit only.
 
@@ -46,34 +52,27 @@ def measure_dial(
         starts: one batch, in any floating type.
         relaxation: the path; `alpha` must be set.
         horizons: horizons of the split; those beyond the path are left out.
+        allowed: asked before each measurement, whose route may keep more than the machine has; False leaves it out.
     """
     path = relaxation.path()
     starts = starts.to(dtype=next(potential.parameters()).dtype)
-    points = [_point(potential, starts, path, Implicit(), None, True)]
+    return [_point(potential, starts, path, *way) for way in _ways(path, horizons) if allowed(way[0])]
+
+
+def _ways(path: Path, horizons: tuple[int, ...]) -> list[tuple[Route, int | None, bool]]:
+    ways: list[tuple[Route, int | None, bool]] = [(Implicit(), None, True)]
     for recompute in (True, False):
-        within = [horizon for horizon in horizons if horizon <= path.steps]
-        points += [_point(potential, starts, path, Split(k, recompute), k, recompute) for k in within]
-        points.append(_point(potential, starts, path, Unrolled(None, recompute), path.steps, recompute))
-    return points
+        ways += [(Split(k, recompute), k, recompute) for k in horizons if k <= path.steps]
+        ways.append((Unrolled(None, recompute), path.steps, recompute))
+    return ways
 
 
 def _point(
     potential: Potential, starts: Structures, path: Path, route: Route, horizon: int | None, recompute: bool
 ) -> DialPoint:
-    with SavedBytes(potential.parameters()) as account:
-        _gradient(potential, starts, path, route)
+    saved = saved_bytes(potential, starts, path, route)
     began = time.perf_counter()
-    _gradient(potential, starts, path, route)
+    gradient(potential, starts, path, route)
     seconds = time.perf_counter() - began
     potential.zero_grad(set_to_none=True)
-    return DialPoint(route.kind, horizon, recompute, account.peak, seconds)
-
-
-def _gradient(potential: Potential, starts: Structures, path: Path, route: Route) -> None:
-    result = route.differentiate(potential, starts, path)
-    losses = [
-        (reached.positions - starts.positions).square().sum()
-        for reached in (result.guided, result.equilibrium)
-        if reached is not None
-    ]
-    sum(losses[1:], losses[0]).backward()
+    return DialPoint(route.kind, horizon, recompute, saved, seconds)

@@ -6,6 +6,8 @@ updates are then differentiated again without it and it is returned where it was
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -24,6 +26,7 @@ def guide(
     horizon: int,
     *,
     recompute: bool,
+    states: int | None = None,
     reference: Structures | None = None,
 ) -> tuple[Structures, Bool[Tensor, " structures"]]:
     """Return X_K and which structures stayed finite.
@@ -33,13 +36,15 @@ def guide(
         starts: X_0.
         path: whose updates are differentiated.
         horizon: K, number of updates.
-        recompute: keep only the states between forward and backward.
+        recompute: keep only states between forward and backward.
+        states: most states kept by recomputation; None keeps all K.
         reference: what strain is measured from, where the cell moves; the starts by default.
     """
     coordinates = path.coordinates
     begin = coordinates.rows(starts.detach(), reference)
     starts = (starts if reference is None else reference).detach()
-    rows = _advance(potential, starts, begin, path, horizon, recompute)
+    keep = _Keep(recompute, states)
+    rows = _advance(potential, starts, begin, path, horizon, keep)
     owner = coordinates.owner(starts)
     placed = coordinates.place(starts, rows)
     healthy = starts.total((~torch.isfinite(placed.positions.detach()).all(dim=1)).to(rows.dtype)) == 0
@@ -48,9 +53,17 @@ def guide(
     final = rows.detach().clone()
     if bool(healthy.any()):
         again = starts.select(healthy.nonzero().squeeze(1))
-        sound = _advance(potential, again, begin[healthy[owner]], path, horizon, recompute)
+        sound = _advance(potential, again, begin[healthy[owner]], path, horizon, keep)
         final = final.index_copy(0, healthy[owner].nonzero().squeeze(1), sound)
     return coordinates.place(starts, final), healthy
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """What is kept between forward and backward."""
+
+    recompute: bool
+    states: int | None
 
 
 def _advance(
@@ -59,10 +72,10 @@ def _advance(
     rows: Float[Tensor, "rows 3"],
     path: Path,
     horizon: int,
-    recompute: bool,
+    keep: _Keep,
 ) -> Float[Tensor, "rows 3"]:
     step = Step(potential, reference, path.update, path.coordinates)
-    return unroll(step, rows, horizon, recompute=recompute)
+    return unroll(step, rows, horizon, recompute=keep.recompute, states=keep.states)
 
 
 def check_horizon(horizon: int | None, path: Path) -> int:
@@ -78,3 +91,20 @@ def check_horizon(horizon: int | None, path: Path) -> int:
             f"allowed is 1 to {path.steps}; lower the horizon or raise relaxation.steps"
         )
     return count
+
+
+def check_states(recompute: bool, states: int | None) -> None:
+    """Refuse a number of kept states that cannot be.
+
+    Raises:
+        SettingsError: fewer than one state, or any without recomputation.
+    """
+    if states is None:
+        return
+    if states < 1:
+        raise SettingsError(f"route.states is {states}: allowed is 1 or more kept states, or null for all")
+    if not recompute:
+        raise SettingsError(
+            f"route.states is {states}, but route.recompute is false, which keeps every graph: "
+            "set recompute to true or leave states out"
+        )

@@ -13,7 +13,7 @@ from typing import ClassVar
 from thalweg.gradients.adjoint import AdjointSettings
 from thalweg.gradients.certificate import begin
 from thalweg.gradients.equilibrium import attach_implicit, equilibrium_claim
-from thalweg.gradients.guidance import check_horizon, guide
+from thalweg.gradients.guidance import check_horizon, check_states, guide
 from thalweg.gradients.route import Differentiated, Route
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
@@ -28,14 +28,20 @@ class Split(Route):
     """K, number of differentiated updates: the dial between memory and steering."""
     recompute: bool = True
     """Keep only the K states and rebuild each step's graph in backward: same bits, less memory."""
+    states: int | None = None
+    """Most states kept by recomputation; the others are stepped to again (binomial schedule). None keeps all, and
+    their neighbour lists."""
     adjoint: AdjointSettings = field(default_factory=AdjointSettings)
     """How the adjoint system is solved."""
     kind: ClassVar[str] = "split"
 
+    def __post_init__(self) -> None:
+        check_states(self.recompute, self.states)
+
     def differentiate(self, potential: Potential, starts: Structures, path: Path) -> Differentiated:
         """Return X_K and X*; see `Route.differentiate`."""
         count = check_horizon(self.horizon, path)
-        guided, _ = guide(potential, starts, path, count, recompute=self.recompute)
+        guided, _ = guide(potential, starts, path, count, recompute=self.recompute, states=self.states)
         relaxation = path.run(potential, guided.detach(), skip=count, reference=starts.detach())
         certificates = begin(relaxation, already=count)
         equilibrium = attach_implicit(

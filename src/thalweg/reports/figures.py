@@ -7,6 +7,7 @@ of numbers from `formats`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -168,36 +169,84 @@ def _name(run: Run, arm: Arm, index: int) -> str:
 
 def memory_against_basins(run: Run) -> go.Figure | None:
     """Draw the share of right basins against the bytes kept for backward; the base is a line across."""
-    arms = [arm for arm in run.results.arms if arm.share is not None and arm.saved_bytes]
+    figure = _frontier(run, lambda arm: None if arm.share is None else 100 * arm.share, bars=True)
+    if figure is not None:
+        figure.update_yaxes(style.axis("right basins (%)") | {"range": [0, 100], "dtick": 20})
+    return figure
+
+
+def memory_against_displacement(run: Run) -> go.Figure | None:
+    """Draw the mean distance from the minimum against the bytes kept for backward; the base is a line across."""
+    figure = _frontier(run, lambda arm: arm.dq_mean, bars=False)
+    if figure is not None:
+        figure.update_yaxes(style.axis("mean ΔQ (amu<sup>½</sup> Å)") | {"rangemode": "tozero"})
+    return figure
+
+
+def _frontier(run: Run, height: Callable[[Arm], float | None], *, bars: bool) -> go.Figure | None:
+    arms = [(arm, y) for arm in run.results.arms if arm.saved_bytes and (y := height(arm)) is not None]
     if not arms:
         return None
     figure = _figure()
-    for arm in arms:
+    for arm, y in arms:
         figure.add_scatter(
             x=[(arm.saved_bytes or 0.0) / 1e6],
-            y=[100 * (arm.share or 0.0)],
-            error_y=_bars(arm),
+            y=[y],
+            error_y=_bars(arm) if bars else None,
             name=style.label(arm.name),
             mode="markers",
             marker=_marker(run, arm, 12),
-            hovertemplate="%{x:,.1f} MB, %{y:.0f} %",
+            hovertemplate="%{x:,.1f} MB, %{y:.0f} %" if bars else "%{x:,.1f} MB, %{y:.2f}",
         )
-    base = next((arm for arm in run.results.arms if arm.name == BASE and arm.share is not None), None)
-    if base is not None:
+    base = next((arm for arm in run.results.arms if arm.name == BASE), None)
+    level = None if base is None else height(base)
+    if level is not None:
         figure.add_hline(
-            y=100 * (base.share or 0.0),
+            y=level,
             line={"color": _colours(run)[BASE], "width": 1.5, "dash": "dash"},
             annotation={"text": "base", "font": {"size": 12}},
             annotation_position="bottom right",
         )
-    figure.update_xaxes(style.log_axis("kept for backward (MB)", [(arm.saved_bytes or 0.0) / 1e6 for arm in arms]))
-    figure.update_yaxes(style.axis("right basins (%)") | {"range": [0, 100], "dtick": 20})
+    figure.update_xaxes(style.log_axis("kept for backward (MB)", [(arm.saved_bytes or 0.0) / 1e6 for arm, _ in arms]))
     return style.finish(figure)
+
+
+def cost_of(measured: Sequence[DialPoint]) -> go.Figure | None:
+    """Draw seconds of a gradient against bytes kept for backward; a line joins the horizons of one route."""
+    points = [p for p in measured if p.saved_bytes and p.seconds and _horizon(p) is not None]
+    if not points:
+        return None
+    figure = _figure()
+    for route, recompute in dict.fromkeys((p.route, p.recompute) for p in points):
+        line = sorted(
+            (p for p in points if (p.route, p.recompute) == (route, recompute)), key=lambda p: _horizon(p) or 0
+        )
+        colour, symbol = style.ROUTE_COLOURS.get(route, style.INK), style.ROUTE_MARKERS.get(route, "circle")
+        kept = {True: ", recomputed", False: ", stored", None: ""}[recompute if route != "implicit" else None]
+        figure.add_scatter(
+            x=[(p.saved_bytes or 0.0) / 1e6 for p in line],
+            y=[p.seconds for p in line],
+            name=style.label(route) + kept,
+            mode="lines+markers+text",
+            line={"color": colour, "width": 2, "dash": "dot" if recompute else "solid"},
+            marker={"color": colour, "size": 9, "symbol": f"{symbol}-open" if recompute else symbol},
+            text=[f"{_horizon(p)}" if _horizon(p) else "" for p in line],
+            textposition="top center",
+            hovertemplate="%{x:,.1f} MB, %{y:.2f} s, K = %{text}",
+        )
+    figure.update_xaxes(style.log_axis("kept for backward (MB)", [(p.saved_bytes or 0.0) / 1e6 for p in points]))
+    figure.update_yaxes(style.axis("one gradient (s)") | {"rangemode": "tozero"})
+    return style.finish(figure, height=380)
 
 
 def dial(run: Run) -> go.Figure | None:
     """Draw the memory dial: bytes kept for backward against the number of differentiated updates, as measured."""
-    points = [p for p in run.dial or () if p.saved_bytes and _horizon(p) is not None]
+    return dial_of(run.dial or ())
+
+
+def dial_of(measured: Sequence[DialPoint]) -> go.Figure | None:
+    """Draw the memory dial of measured points; see `dial`."""
+    points = [p for p in measured if p.saved_bytes and _horizon(p) is not None]
     if not points:
         return None
     figure = _figure()

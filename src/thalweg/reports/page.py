@@ -125,17 +125,28 @@ def render(run: Run) -> str:
     body = "\n".join(
         [
             _head(run),
-            _section("The arms", html_table(run.results, colours) + _table_note(run)),
+            section("The arms", html_table(run.results, colours) + _table_note(run)),
             _figure_sections(run),
-            _section("A relaxation to look at", _example(run)),
-            _section("Certificates", _certificates(run)),
-            _section("How to run it again", _rerun(run)),
-            _section("Limits", _list(sentences.limits(run.results))),
+            section("A relaxation to look at", _example(run)),
+            section("Certificates", _certificates(run)),
+            section("How to run it again", _rerun(run)),
+            section("Limits", _list(sentences.limits(run.results))),
             "<footer>Written by thalweg. Figures are drawn by plotly.js (MIT licence), structures by chemiscope "
             "(BSD 3-clause licence); both lie inside this file.</footer>",
         ]
     )
-    scripts = _scripts(with_viewer=run.example is not None)
+    return document(run.results.title, body, with_viewer=run.example is not None)
+
+
+def document(title: str, body: str, *, with_viewer: bool = False) -> str:
+    """Return a page that stands alone: style, programs and the policy that lets nothing else run.
+
+    Args:
+        title: plain text.
+        body: HTML, with everything from files escaped.
+        with_viewer: whether it holds a structure viewer.
+    """
+    scripts = _scripts(with_viewer=with_viewer)
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
@@ -146,7 +157,7 @@ def render(run: Run) -> str:
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(run.results.title)}</title>\n<style>{_resource('page.css')}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_resource('page.css')}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n{programs}\n</body>\n</html>\n"
     )
 
@@ -167,7 +178,8 @@ def _head(run: Run) -> str:
     )
 
 
-def _section(heading: str, content: str) -> str:
+def section(heading: str, content: str) -> str:
+    """Return a part of the page under a heading (plain text)."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n{content}\n</section>"
 
 
@@ -184,23 +196,35 @@ def _table_note(run: Run) -> str:
 
 def _figure_sections(run: Run) -> str:
     parts = []
-    for section in dict.fromkeys(card.section for card in CARDS):
-        cards = "\n".join(_figure(run, card) for card in CARDS if card.section == section)
-        parts.append(_section(section, f"<div class='grid'>\n{cards}\n</div>"))
+    for heading in dict.fromkeys(card.section for card in CARDS):
+        cards = "\n".join(_figure(run, card) for card in CARDS if card.section == heading)
+        parts.append(section(heading, f"<div class='grid'>\n{cards}\n</div>"))
     return "\n".join(parts)
 
 
 def _figure(run: Run, card: Card) -> str:
-    figure = card.draw(run)
-    kind = " class='full'" if card.full_width else ""
-    opening = f"<figure{kind}>\n<h3>{escape(card.heading)}</h3>\n"
+    return figure_block(card.draw(run), card.name, card.heading, card.caption, full_width=card.full_width)
+
+
+def figure_block(figure: go.Figure | None, name: str, heading: str, caption: str, *, full_width: bool = False) -> str:
+    """Return a figure of the page with its heading and caption; one that could not be drawn says so.
+
+    Args:
+        figure: what to show; None if it was not measured.
+        name: its id in the page.
+        heading: plain text.
+        caption: plain text.
+        full_width: whether it takes the whole width.
+    """
+    kind = " class='full'" if full_width else ""
+    opening = f"<figure{kind}>\n<h3>{escape(heading)}</h3>\n"
     if figure is None:
         return f"{opening}<p class='missing'>Not measured.</p>\n</figure>"
     data = structure_view.embedded_json(_plain(figure.to_plotly_json()))
     return (
-        f"{opening}<div class='figure' data-figure='data-{card.name}' style='height:{figure.layout.height}px'></div>\n"
-        f"<figcaption>{escape(card.caption)}</figcaption>\n"
-        f"<script type='application/json' id='data-{card.name}'>{data}</script>\n</figure>"
+        f"{opening}<div class='figure' data-figure='data-{name}' style='height:{figure.layout.height}px'></div>\n"
+        f"<figcaption>{escape(caption)}</figcaption>\n"
+        f"<script type='application/json' id='data-{name}'>{data}</script>\n</figure>"
     )
 
 

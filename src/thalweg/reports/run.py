@@ -166,6 +166,10 @@ class _Dial(_Record):
     points: tuple[DialPoint, ...]
 
 
+class _Plan(_Record):
+    sentence: str
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder, read."""
@@ -204,16 +208,45 @@ def read_run(folder: str | Path) -> Run:
     example = folder / "example.extxyz"
     metrics = {arm.name: _metrics(folder / "arms" / arm.name / "metrics.jsonl") for arm in results.arms}
     ids = {arm.name: _ids(folder / "arms" / arm.name / "evaluation.json", arm) for arm in results.arms}
-    dial = _json(folder / "dial.json")
     return Run(
         folder=folder,
         results=results,
         settings_text=_settings_text(folder / "settings.yaml", results),
         metrics={name: updates for name, updates in metrics.items() if updates},
         ids={name: found for name, found in ids.items() if found is not None},
-        dial=None if dial is None else _parsed(_Dial, {"points": dial}, folder / "dial.json").points,
+        dial=read_dial(folder),
         example=example if example.exists() else None,
     )
+
+
+def read_dial(folder: Path) -> tuple[DialPoint, ...] | None:
+    """Return the points of dial.json, None if there is no such file.
+
+    Raises:
+        RunFolderError: the file cannot be understood.
+    """
+    dial = _json(folder / "dial.json")
+    return None if dial is None else _parsed(_Dial, {"points": dial}, folder / "dial.json").points
+
+
+def read_plan(folder: Path) -> str | None:
+    """Return the sentence of plan.json, None if there is no such file.
+
+    Raises:
+        RunFolderError: the file cannot be understood.
+    """
+    plan = _json(folder / "plan.json")
+    return None if plan is None else _parsed(_Plan, plan, folder / "plan.json").sentence
+
+
+def read_frontier(folder: Path) -> Results | None:
+    """Return the arms of frontier.json, None if there is no such file.
+
+    Raises:
+        RunFolderError: the file cannot be understood.
+    """
+    frontier = _json(folder / "frontier.json")
+    return None if frontier is None else _parsed(Results, frontier, folder / "frontier.json")
 
 
 def _text(path: Path) -> str | None:

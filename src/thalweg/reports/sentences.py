@@ -71,6 +71,8 @@ def route_in_words(route: dict[str, Any] | None) -> str:
     kept = {"True": ", recomputed in backward", "False": ", all activations stored"}.get(
         str(route.get("recompute")), ""
     )
+    if route.get("states") is not None:
+        kept += f" from {route['states']} states"
     if kind == "implicit":
         return "the implicit gradient at the minimum"
     if kind == "unrolled":
