@@ -1,7 +1,8 @@
 """Neighbour lists kept in few bytes, so that recomputation need not search again.
 
 Seven bytes an edge instead of 28 (float32) or 40: edges are sorted by centre, so counts give the centres, and
-lattice translations are small whole numbers. A list equal to the one before shares its storage. Called by `unroll`.
+lattice translations are small whole numbers. A list equal to the one before, order included, shares its storage.
+Called by `unroll` and by the memory planner.
 """
 
 from __future__ import annotations
