@@ -55,7 +55,6 @@ def test_an_unknown_name_is_refused_with_its_full_key_and_the_nearest_known(over
         ("route.horizon=2.5", "route.horizon is 2.5: it should be a whole number"),
         ("route.recompute=1", "route.recompute is 1: it should be true or false"),
         ("route.states=0", "route.states is 0: allowed is 1 or more"),
-
         ("route.adjoint.tolerance=1", "adjoint tolerance is 1"),
         ("route.horizon=80", "route.horizon is 80, but the relaxation makes 75 updates"),
         ("route.horizon=0", "route.horizon is 0"),
