@@ -181,3 +181,95 @@ def test_running_out_of_iterations_leaves_a_residual_that_shows_it(solver):
     solved = solver(operator, b, tolerance=1e-12, max_iterations=3)
     assert solved.iterations.tolist() == [3]
     assert _residual(operator, solved.solution, b)[0] > 1e-3
+
+
+# with a preconditioner
+
+
+def definite(rows: int, seed: int) -> torch.Tensor:
+    """A symmetric positive definite matrix that has nothing to do with the operator."""
+    return symmetric(rows, _spectrum(rows, 0.2, 6), seed)
+
+
+def test_a_definite_preconditioner_never_changes_the_solution():
+    spectra = [_spectrum(3, 0.5, 4), torch.cat([_spectrum(2, -3, -1), _spectrum(2, 0.5, 5)])]
+    operator = Dense([symmetric(3, spectra[0], 1), symmetric(4, spectra[1], 2)])
+    b = torch.randn(7, 3, dtype=torch.float64, generator=_stream(3))
+    exact = torch.cat(
+        [
+            torch.linalg.solve(block, part.reshape(-1)).reshape(-1, 3)
+            for block, part in zip(operator.blocks, b.split([3, 4]), strict=True)
+        ]
+    )
+    for seed in (10, 20):
+        m = Dense([definite(3, seed), definite(4, seed + 1)])
+        solved = minres(operator, b, tolerance=1e-13, max_iterations=60, preconditioner=m)
+        torch.testing.assert_close(solved.solution, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_a_preconditioner_that_keeps_to_the_range_leaves_a_singular_system_its_shortest_solution():
+    spectrum = _spectrum(4, 1, 3)
+    spectrum[:3] = 0.0
+    block = symmetric(4, spectrum, 5)
+    operator = Dense([block])
+    b = operator(torch.randn(4, 3, dtype=torch.float64, generator=_stream(6)))
+    inverse = torch.linalg.pinv(block, hermitian=True, rtol=1e-10)
+    onto = inverse @ block
+    m = Dense([onto @ definite(4, 7) @ onto])
+    solved = minres(operator, b, tolerance=1e-12, max_iterations=60, preconditioner=m)
+    torch.testing.assert_close(solved.solution, (inverse @ b.reshape(-1)).reshape(-1, 3), rtol=1e-8, atol=1e-9)
+
+
+def test_the_inverse_as_preconditioner_needs_one_product():
+    operator = Dense([symmetric(4, _spectrum(4, 0.01, 5), 2)])
+    b = torch.randn(4, 3, dtype=torch.float64, generator=_stream(3))
+    m = Dense([torch.linalg.inv(operator.blocks[0])])
+    assert minres(operator, b, tolerance=1e-8, max_iterations=40).iterations.tolist()[0] > 5
+    assert minres(operator, b, tolerance=1e-8, max_iterations=40, preconditioner=m).iterations.tolist() == [1]
+
+
+def test_the_residual_that_stops_is_the_true_one_whatever_the_preconditioner():
+    operator = Dense([symmetric(8, _spectrum(8, 0.01, 5), 2)])
+    b = torch.randn(8, 3, dtype=torch.float64, generator=_stream(3))
+    m = Dense([symmetric(8, torch.logspace(-3, 3, 24, dtype=torch.float64), 4)])
+    for tolerance in (1e-2, 1e-5):
+        solved = minres(operator, b, tolerance=tolerance, max_iterations=60, preconditioner=m)
+        before = minres(
+            operator, b, tolerance=1e-16, max_iterations=int(solved.iterations) - 1, preconditioner=m
+        ).solution
+        assert _residual(operator, solved.solution, b)[0] <= tolerance * (1 + 1e-6)
+        assert _residual(operator, before, b)[0] > tolerance  # and not one product later than needed
+
+
+def test_extreme_curvatures_are_those_of_the_operator_and_not_of_the_preconditioned_one():
+    spectra = [_spectrum(2, 0.5, 7), torch.cat([_spectrum(1, -2, -1), _spectrum(2, 1, 3)])]
+    operator = Dense([symmetric(2, spectra[0], 7), symmetric(3, spectra[1], 8)])
+    b = torch.randn(5, 3, dtype=torch.float64, generator=_stream(9))
+    m = Dense([definite(2, 11), definite(3, 12)])
+    solved = minres(operator, b, tolerance=1e-14, max_iterations=9, preconditioner=m)
+    torch.testing.assert_close(solved.lowest_ritz, torch.tensor([0.5, -2.0], dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(solved.highest_ritz, torch.tensor([7.0, 3.0], dtype=torch.float64), rtol=1e-6, atol=0)
+    few = minres(operator, b, tolerance=1e-14, max_iterations=3, preconditioner=m)
+    assert (few.lowest_ritz >= solved.lowest_ritz).all()  # bounds, from inside
+    assert (few.highest_ritz <= solved.highest_ritz).all()
+
+
+def test_preconditioned_structures_are_solved_alike_alone_and_in_company_and_cost_nothing_once_finished():
+    easy, hard = (symmetric(4, s, k) for k, s in ((1, torch.ones(12, dtype=torch.float64)), (2, _spectrum(4, 0.01, 5))))
+    b = torch.randn(12, 3, dtype=torch.float64, generator=_stream(3))
+    operator, m = Dense([easy, hard, easy]), definite(4, 13)
+    eye = torch.eye(12, dtype=torch.float64)
+    together = minres(operator, b, tolerance=1e-10, max_iterations=40, preconditioner=Dense([eye, m, eye]))
+    alone = minres(Dense([hard]), b[4:8], tolerance=1e-10, max_iterations=40, preconditioner=Dense([m]))
+    torch.testing.assert_close(together.solution[4:8], alone.solution, rtol=1e-8, atol=1e-9)
+    assert together.iterations.tolist() == [1, int(alone.iterations), 1]
+    assert operator.work[:3] == [12, 4, 4]
+
+
+def test_an_indefinite_preconditioner_does_not_pass_unnoticed():
+    """Negative control: the promise of definiteness matters."""
+    operator = Dense([symmetric(4, _spectrum(4, 0.5, 5), 2)])
+    b = torch.randn(4, 3, dtype=torch.float64, generator=_stream(3))
+    m = Dense([symmetric(4, torch.cat([_spectrum(2, -3, -1), _spectrum(2, 1, 3)]), 5)])
+    solved = minres(operator, b, tolerance=1e-12, max_iterations=40, preconditioner=m)
+    assert _residual(operator, solved.solution, b)[0] > 1e-6

@@ -5,11 +5,12 @@ At X* with F_θ(X*) = 0 the implicit function theorem gives, with J = ∂F/∂X,
     Jᵀ λ = −∂L/∂X*,      dL/dθ = λᵀ ∂F/∂θ
 
 Products Jᵀv are vector-Jacobian products of the forces at one fixed point: one graph, built once. A potential
-whose measured Jacobian is symmetric (J = −H) is solved by MINRES, any other by GMRES. Null modes (translations,
-rotations of isolated clusters) are tested, not assumed, and projected out of right-hand side and operator; fixed
-components never enter. Every structure gets its verdict: a residual above the limit or negative curvature
-(a saddle; for direct forces an eigenvalue of −J with negative real part, which drives dX/dt = F away from X*)
-takes it out of the gradient.
+whose measured Jacobian is symmetric (J = −H) is solved by MINRES, any other by GMRES. MINRES is preconditioned where
+the coordinates are the atoms' positions; with a moving cell, whose strain the preconditioner does not know, it is
+plain. Null modes (translations, rotations of isolated clusters) are tested, not assumed, and projected out of
+right-hand side and operator; fixed components never enter. Every structure gets its verdict: a residual above the
+limit or negative curvature (a saddle; for direct forces an eigenvalue of −J with negative real part, which drives
+dX/dt = F away from X*) takes it out of the gradient.
 
 Called by the implicit and split routes during backward.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,8 +27,9 @@ from torch import Tensor
 
 from thalweg.errors import SettingsError
 from thalweg.gradients.krylov import gmres, minres
+from thalweg.gradients.preconditioner import DensePreconditioner, ForceConstants, fit_preconditioner
 from thalweg.potentials.contract import Potential
-from thalweg.relaxation.coordinates import FreeCoordinates
+from thalweg.relaxation.coordinates import FreeCoordinates, Positions
 from thalweg.relaxation.relaxer import dot
 from thalweg.relaxation.stability import Curvature
 from thalweg.seeds import torch_stream
@@ -48,6 +51,9 @@ class AdjointSettings:
     noise of Lanczos there, and 1e-6 in float64."""
     symmetric_below: float = 1e-3
     """Measured asymmetry ‖J − Jᵀ‖ / 2‖J‖ below which J is solved as symmetric."""
+    preconditioned_atoms: int = 400
+    """Batches whose largest structure has up to so many atoms are solved with a preconditioner when J is symmetric
+    and the cell fixed; its dense factors take 72 N² bytes a structure. 0 turns it off."""
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance <= self.limit:
@@ -57,6 +63,10 @@ class AdjointSettings:
             )
         if self.max_iterations < 1:
             raise SettingsError(f"adjoint max_iterations is {self.max_iterations}: allowed is 1 or more")
+        if self.preconditioned_atoms < 0:
+            raise SettingsError(
+                f"adjoint preconditioned_atoms is {self.preconditioned_atoms}: allowed is 0 (off) or more, e.g. 400"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +84,23 @@ class Adjoint:
     residual: Float[Tensor, " structures"]
     """True relative residual."""
     lowest_curvature: Float[Tensor, " structures"]
-    """Lowest Ritz value of H = −J (real part where J is not symmetric), eV/Å²."""
+    """Lowest Rayleigh quotient of H = −J over the Krylov space (where J is not symmetric the lowest real part of a
+    Ritz value), eV/Å²."""
     asymmetry: Float[Tensor, " structures"]
     """Measured ‖J − Jᵀ‖ / 2‖J‖."""
+    operator: ProjectedCurvature
+    """What was solved with: it holds the graph of the forces."""
+
+    def parameter_gradient(self, parameters: list[Tensor]) -> list[Tensor | None]:
+        """Return λᵀ ∂F/∂θ for each parameter; the graph of the solve is used once more and freed.
+
+        A structure that was refused has λ = 0. Where its products were not even finite, 0 would not stay 0, and a
+        new graph is built without it.
+        """
+        operator, solution = self.operator, self.solution
+        if not bool(torch.isfinite(self.residual).all()):
+            operator, solution = operator.restrict(self.usable), solution[self.usable[operator.owner]]
+        return operator.curvature.to_parameters(solution, parameters)
 
 
 class ProjectedCurvature:
@@ -112,6 +136,32 @@ class ProjectedCurvature:
         self.owner = self.curvature.owner
         self.structures = len(structures)
         self.dtype = structures.dtype
+
+    @cached_property
+    def probe(self) -> tuple[Float[Tensor, "rows 3"], Float[Tensor, "rows 3"]]:
+        """A random vector v on free components and Hᵀ v: one product, shared by all tests."""
+        direction = self.random("probe")
+        return direction, self.curvature(direction)
+
+    def random(self, purpose: str) -> Float[Tensor, "rows 3"]:
+        """Return a random vector on free components that depends on the purpose and each structure's name alone."""
+        counts = torch.bincount(self.owner, minlength=self.structures).tolist()
+        blocks = [
+            torch.randn((count, 3), generator=torch_stream(0, purpose, name), dtype=torch.float64)
+            for count, name in zip(counts, self._structures.ids, strict=True)
+        ]
+        whole = torch.cat(blocks).to(device=self.owner.device, dtype=self.dtype)
+        return self.curvature.movable(whole)
+
+    def preconditioner(self) -> DensePreconditioner:
+        """Fit a preconditioner to the probe and one product more; H must be symmetric, coordinates positions.
+
+        Bonds and bends are laid out between atoms, one row each. Rows of strain have no place among them.
+        """
+        edges = self._potential.edges(self._structures)
+        terms = ForceConstants(self._structures, edges, self._potential.cutoff)
+        free = self.curvature.free
+        return fit_preconditioner(terms, self, self.probe, self.random("second probe"), self._null, free)
 
     def projecting(self, null: Float[Tensor, "modes rows 3"] | None) -> ProjectedCurvature:
         """Return the same operator, on the same graph, with null modes projected out."""
@@ -166,8 +216,17 @@ def solve_adjoint(
     operator = plain.projecting(null)
     right = operator.project(right)
     symmetric = bool((asymmetry < settings.symmetric_below).all())
-    solver = minres if symmetric else gmres
-    solved = solver(operator, right, tolerance=settings.tolerance, max_iterations=settings.max_iterations)
+    if symmetric:
+        small = int(structures.counts.max()) <= settings.preconditioned_atoms
+        solved = minres(
+            operator,
+            right,
+            tolerance=settings.tolerance,
+            max_iterations=settings.max_iterations,
+            preconditioner=operator.preconditioner() if small and isinstance(coordinates, Positions) else None,
+        )
+    else:
+        solved = gmres(operator, right, tolerance=settings.tolerance, max_iterations=settings.max_iterations)
 
     n, owner = operator.structures, operator.owner
     missing = right - operator(solved.solution)
@@ -193,24 +252,8 @@ def solve_adjoint(
         residual=residual,
         lowest_curvature=solved.lowest_ritz,
         asymmetry=asymmetry,
+        operator=operator,
     )
-
-
-def parameter_gradient(
-    potential: Potential,
-    structures: Structures,
-    solution: Float[Tensor, "rows 3"],
-    coordinates: FreeCoordinates,
-    parameters: list[Tensor],
-    *,
-    reference: Structures | None = None,
-) -> list[Tensor | None]:
-    """Return λᵀ ∂F/∂θ for each parameter, from one graph of the forces."""
-    rows = coordinates.rows(structures, reference).detach()
-    with torch.enable_grad():
-        base = structures if reference is None else reference
-        _, forces = coordinates.evaluate(potential, base, rows, graph=True)
-    return list(torch.autograd.grad(forces, parameters, solution, allow_unused=True))
 
 
 def measure_asymmetry(
@@ -226,11 +269,11 @@ def measure_asymmetry(
     """
     step = _difference_step(operator)
     base, rows = operator.curvature.reference, operator.curvature.rows
-    probe = _random_field(structures, coordinates, rows)
+    probe, product = operator.probe
     plus = coordinates.evaluate(potential, base, rows + step * probe)[1]
     minus = coordinates.evaluate(potential, base, rows - step * probe)[1]
     forward = (plus - minus) / (2 * step)
-    difference = forward + operator.curvature(probe)
+    difference = forward + product
     n = operator.structures
     top = dot(difference, difference, operator.owner, n).sqrt()
     bottom = dot(forward, forward, operator.owner, n).sqrt()
@@ -254,9 +297,8 @@ def null_modes(
     groups = coordinates.rigid_modes(structures)
     base, rows = operator.curvature.reference, operator.curvature.rows
     owner, n = operator.owner, operator.structures
-    probe = _random_field(structures, coordinates, rows)
+    probe, response = operator.probe
     unit = dot(probe, probe, owner, n).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
-    response = operator.curvature(probe)
     typical = dot(response, response, owner, n).sqrt() / unit
     found = []
     for modes in groups:
@@ -277,15 +319,3 @@ def null_modes(
 def _difference_step(operator: ProjectedCurvature) -> float:
     """Return the displacement per component (Å) that balances rounding and the third derivative."""
     return 2e-3 if operator.dtype == torch.float32 else 5e-5
-
-
-def _random_field(
-    structures: Structures, coordinates: FreeCoordinates, rows: Float[Tensor, "rows 3"]
-) -> Float[Tensor, "rows 3"]:
-    """Return a random direction on free components that depends on each structure's name alone."""
-    counts = torch.bincount(coordinates.owner(structures), minlength=len(structures)).tolist()
-    blocks = [
-        torch.randn((count, 3), generator=torch_stream(0, "probe", name), dtype=torch.float64)
-        for count, name in zip(counts, structures.ids, strict=True)
-    ]
-    return coordinates.mask(structures, torch.cat(blocks).to(rows))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from thalweg.gradients.adjoint import Adjoint, AdjointSettings, parameter_gradient, solve_adjoint
+from thalweg.gradients.adjoint import Adjoint, AdjointSettings, solve_adjoint
 from thalweg.gradients.certificate import Certificate
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.coordinates import FreeCoordinates
@@ -98,16 +98,7 @@ class _Problem:
         self._certify(adjoint, chosen.tolist())
         if not bool(adjoint.usable.any()):
             return [None] * len(parameters)
-        rows = adjoint.usable[self.coordinates.owner(structures)]
-        usable = adjoint.usable.nonzero().squeeze(1)
-        return parameter_gradient(
-            self.potential,
-            structures.select(usable),
-            adjoint.solution[rows],
-            self.coordinates,
-            parameters,
-            reference=None if reference is None else reference.select(usable),
-        )
+        return adjoint.parameter_gradient(parameters)
 
     def _certify(self, adjoint: Adjoint, chosen: list[int]) -> None:
         for k, index in enumerate(chosen):

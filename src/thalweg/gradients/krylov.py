@@ -5,8 +5,9 @@ per structure. A structure whose residual is small enough is frozen and, when en
 to go on with the others alone, so that finished structures cost nothing more. Right-hand sides are normalised
 before the solve and the solution scaled back.
 
-`minres` is for symmetric operators, indefinite or singular ones included; its Lanczos coefficients give Ritz
-values. `gmres` is for operators that are not symmetric; its Arnoldi matrix gives them too, complex ones.
+`minres` is for symmetric operators, indefinite or singular ones included, and takes a preconditioner; its Lanczos
+coefficients give Ritz values. `gmres` is for operators that are not symmetric; its Arnoldi matrix gives them too,
+complex ones.
 """
 
 from __future__ import annotations
@@ -43,6 +44,17 @@ class Operator(Protocol):
         """Return the operator of the chosen structures alone."""
 
 
+@runtime_checkable
+class Preconditioner(Protocol):
+    """A symmetric positive definite, block-diagonal operator near the inverse of another one."""
+
+    def __call__(self, vector: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return M v."""
+
+    def restrict(self, keep: Bool[Tensor, " structures"]) -> Preconditioner:
+        """Return M of the chosen structures alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Solved:
     """The end of a batch of linear solves."""
@@ -52,137 +64,159 @@ class Solved:
     iterations: Int[Tensor, " structures"]
     """Operator products spent on each structure."""
     lowest_ritz: Float[Tensor, " structures"]
-    """Lowest Ritz value, by real part where the operator is not symmetric; NaN where none was computed."""
+    """Lowest Rayleigh quotient of a symmetric operator over the Krylov space; where it is not symmetric the lowest
+    Ritz value by real part; NaN where none was computed."""
     highest_ritz: Float[Tensor, " structures"]
-    """Highest Ritz value, likewise."""
+    """Highest one, likewise."""
 
 
-def minres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: float, max_iterations: int) -> Solved:
+def minres(
+    operator: Operator,
+    right: Float[Tensor, "rows 3"],
+    *,
+    tolerance: float,
+    max_iterations: int,
+    preconditioner: Preconditioner | None = None,
+) -> Solved:
     """Solve A x = b for symmetric A.
+
+    The residual that stops a structure is ‖b − A x‖ itself, with a preconditioner too: it is carried along by its
+    own recurrence (Choi, Paige & Saunders 2011, equation 3.15, r_k = s_k² r_{k−1} − φ_k c_k v_{k+1}). Lanczos
+    vectors are orthogonalised against all earlier ones, which are kept.
 
     Args:
         operator: A, one symmetric block per structure.
         right: b.
         tolerance: stop a structure when ‖b − A x‖ ≤ tolerance · ‖b‖ by the recurrence.
-        max_iterations: most products per structure.
+        max_iterations: most products per structure; twice as many vectors are kept.
+        preconditioner: M, symmetric positive definite on the range of A; None for the identity.
 
-    Source: Paige & Saunders (1975), SIAM J. Numer. Anal. 12, 617, section 6, without preconditioner.
+    Source: Paige & Saunders (1975), SIAM J. Numer. Anal. 12, 617, section 6, in the inner product of M.
     """
-    total, owner = operator.structures, operator.owner
-    norm = dot(right, right, owner, total).sqrt()
+    total, all_owner = operator.structures, operator.owner
+    norm = dot(right, right, all_owner, total).sqrt()
     scale = torch.where(norm > 0, norm, 1.0)
-    eps = torch.finfo(norm.dtype).eps
     solution = torch.zeros_like(right)
     iterations = torch.zeros(total, dtype=torch.long, device=right.device)
-    diagonal: list[Tensor] = []
-    offdiagonal: list[Tensor] = []
-
-    all_owner, live = owner, torch.arange(total, device=right.device)
+    ritz = torch.full((total, 2), torch.nan, dtype=norm.dtype, device=right.device)
+    live = torch.arange(total, device=right.device)
     place = torch.arange(len(right), device=right.device)  # rows of the present operator in the full batch
-    zero = torch.zeros_like(norm)
-    field = {
-        "v": right / scale[owner, None],
-        "v_old": torch.zeros_like(right),
-        "w": torch.zeros_like(right),
-        "w_old": torch.zeros_like(right),
-        "x": torch.zeros_like(right),
-    }
-    scalar = {
-        "beta": zero,
-        "cs": zero - 1,
-        "sn": zero,
-        "dbar": zero,
-        "eps": zero,
-        "phi": (norm > 0).to(norm.dtype),
-    }
+    lanczos = _Lanczos(operator, preconditioner, right / scale[all_owner, None])
     going = norm > 0
     for _ in range(max_iterations):
         if not bool(going.any()):
             break
         if int(going.sum()) <= _SHRINK_AT * len(going):
-            solution[place] = field["x"]
-            mine = going[owner]
-            operator = operator.restrict(going)
-            owner, live, place = operator.owner, live[going], place[mine]
-            field = {name: value[mine] for name, value in field.items()}
-            scalar = {name: value[going] for name, value in scalar.items()}
+            solution[place], ritz[live] = lanczos.solution, lanczos.extreme_ritz()
+            live, place = live[going], place[going[lanczos.operator.owner]]
+            lanczos.restrict(going)
             going = going[going]
         iterations[live[going]] += 1
-        alpha, beta_next = _lanczos_step(operator, field, scalar, len(live))
-        diagonal.append(_spread(alpha, live, going, total))
-        offdiagonal.append(_spread(beta_next, live, going, total))
-        _minres_update(field, scalar, alpha, beta_next, owner, going)
-        exhausted = beta_next <= 10 * eps * alpha.abs()  # the Krylov space holds the best solution there is
-        going = going & (scalar["phi"].abs() > tolerance) & ~exhausted
-    solution[place] = field["x"]
-    lowest, highest = _extreme_ritz(diagonal, offdiagonal, norm)
-    return Solved(solution * scale[all_owner, None], iterations, lowest, highest)
+        residual, exhausted = lanczos.extend(going)
+        going = going & (residual > tolerance) & ~exhausted
+    solution[place], ritz[live] = lanczos.solution, lanczos.extreme_ritz()
+    return Solved(solution * scale[all_owner, None], iterations, ritz[:, 0], ritz[:, 1])
 
 
-def _lanczos_step(
-    operator: Operator, field: dict[str, Tensor], scalar: dict[str, Tensor], structures: int
-) -> tuple[Tensor, Tensor]:
-    """Replace v by the next Lanczos vector and return (α, β) of the step; v before it moves to v_old."""
-    owner, v = operator.owner, field["v"]
-    p = operator(v) - scalar["beta"][owner, None] * field["v_old"]
-    alpha = dot(v, p, owner, structures)
-    p = p - alpha[owner, None] * v
-    beta = dot(p, p, owner, structures).sqrt()
-    field["v_old"], field["v"] = v, p / torch.where(beta > 0, beta, 1.0)[owner, None]
-    return alpha, beta
+class _Lanczos:
+    """The Lanczos vectors of each structure, the rotated tridiagonal matrix and the solution so far.
 
-
-def _minres_update(
-    field: dict[str, Tensor],
-    scalar: dict[str, Tensor],
-    alpha: Tensor,
-    beta: Tensor,
-    owner: Tensor,
-    going: Tensor,
-) -> None:
-    """Rotate the new column of the tridiagonal matrix and move the solution along the new direction."""
-    cs, sn, dbar, eps = scalar["cs"], scalar["sn"], scalar["dbar"], scalar["eps"]
-    delta = cs * dbar + sn * alpha
-    gbar = sn * dbar - cs * alpha
-    gamma = torch.hypot(gbar, beta).clamp_min(torch.finfo(alpha.dtype).tiny)
-    scalar["eps"], scalar["dbar"] = sn * beta, -cs * beta
-    scalar["cs"], scalar["sn"] = gbar / gamma, beta / gamma
-    phi = scalar["cs"] * scalar["phi"]
-    scalar["phi"] = torch.where(going, scalar["sn"] * scalar["phi"], scalar["phi"])
-    scalar["beta"] = beta
-    direction = field["v_old"] - eps[owner, None] * field["w_old"] - delta[owner, None] * field["w"]
-    field["w_old"], field["w"] = field["w"], direction / gamma[owner, None]
-    step = torch.where(going, phi, 0.0)[owner, None] * field["w"]
-    field["x"] = field["x"] + torch.where(going[owner, None], step, 0.0)
-
-
-def _spread(values: Tensor, live: Tensor, going: Tensor, total: int) -> Tensor:
-    """Return the values of the structures still going, NaN for all others."""
-    result = values.new_full((total,), torch.nan)
-    result[live[going]] = values[going]
-    return result
-
-
-def _extreme_ritz(diagonal: list[Tensor], offdiagonal: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the lowest and highest eigenvalue of each structure's tridiagonal Lanczos matrix.
-
-    The matrices have different sizes; padding with the first Rayleigh quotient α_1, which lies between the
-    extremes, leaves the extremes as they are.
+    v_k are residual-like, z_k = M v_k solution-like, z_j · v_k = δ_jk; T = Zᵀ A Z is tridiagonal (α, β).
     """
-    nothing = torch.full_like(like, torch.nan)
-    if not diagonal:
-        return nothing, nothing
-    alpha = torch.stack(diagonal, dim=1).double()  # structures iterations
-    beta = torch.stack(offdiagonal, dim=1).double()
-    known = ~torch.isnan(alpha)
-    first = torch.nan_to_num(alpha[:, :1])
-    matrix = torch.diag_embed(torch.where(known, alpha, first))
-    coupled = known[:, :-1] & known[:, 1:]  # β_k couples columns k and k + 1 only if both were built
-    between = torch.where(coupled, beta[:, :-1], 0.0)
-    matrix = matrix + torch.diag_embed(between, 1) + torch.diag_embed(between, -1)
-    finite = torch.isfinite(matrix).all(dim=(1, 2)) & known[:, 0]
-    values = torch.linalg.eigvalsh(torch.where(finite[:, None, None], matrix, 0.0)).to(like.dtype)
-    return torch.where(finite, values[:, 0], nothing), torch.where(finite, values[:, -1], nothing)
+
+    def __init__(self, operator: Operator, preconditioner: Preconditioner | None, first: Tensor) -> None:
+        self.operator, self.preconditioner = operator, preconditioner
+        n = operator.structures
+        z = first if preconditioner is None else preconditioner(first)
+        beta = dot(first, z, operator.owner, n).clamp_min(0.0).sqrt()
+        unit = (1.0 / torch.where(beta > 0, beta, 1.0))[operator.owner, None]
+        self.v, self.z = (first * unit).unsqueeze(1), (z * unit).unsqueeze(1)  # rows k + 1 3
+        self.alpha = beta.new_zeros((n, 0))
+        self.beta = beta.new_zeros((n, 0))
+        self.solution, self.residual = torch.zeros_like(first), first
+        self.w, self.w_old = torch.zeros_like(first), torch.zeros_like(first)
+        zero = torch.zeros_like(beta)
+        self.scalars = {"cs": zero - 1, "sn": zero, "dbar": zero, "eps": zero, "phi": beta}
+
+    def extend(self, going: Tensor) -> tuple[Tensor, Tensor]:
+        """Make one product; return the norms of the residuals and which Krylov spaces are exhausted."""
+        owner, n = self.operator.owner, self.operator.structures
+        z = self.z[:, -1]
+        p = self.operator(z)
+        share = dots(self.z, p, owner, n)
+        p = p - combine(self.v, share, owner)
+        p = p - combine(self.v, dots(self.z, p, owner, n), owner)
+        alpha = share[:, -1]
+        q = p if self.preconditioner is None else self.preconditioner(p)
+        beta = dot(p, q, owner, n).clamp_min(0.0).sqrt()
+        unit = (1.0 / torch.where(beta > 0, beta, 1.0))[owner, None]
+        self.v = torch.cat([self.v, (p * unit).unsqueeze(1)], 1)
+        self.z = torch.cat([self.z, (q * unit).unsqueeze(1)], 1)
+        self.alpha = torch.cat([self.alpha, torch.where(going, alpha, torch.nan).unsqueeze(1)], 1)
+        self.beta = torch.cat([self.beta, beta.unsqueeze(1)], 1)
+        self._move(z, alpha, beta, going)
+        size = dot(self.residual, self.residual, owner, n).sqrt()
+        return size, beta <= 10 * torch.finfo(beta.dtype).eps * alpha.abs()
+
+    def _move(self, z: Tensor, alpha: Tensor, beta: Tensor, going: Tensor) -> None:
+        """Rotate the new column of T and move solution and residual of the structures still going."""
+        owner, old = self.operator.owner, self.scalars
+        delta = old["cs"] * old["dbar"] + old["sn"] * alpha
+        gbar = old["sn"] * old["dbar"] - old["cs"] * alpha
+        gamma = torch.hypot(gbar, beta).clamp_min(torch.finfo(alpha.dtype).tiny)
+        cs, sn = gbar / gamma, beta / gamma
+        step = cs * old["phi"]
+        phi = sn * old["phi"]
+        direction = z - old["eps"][owner, None] * self.w_old - delta[owner, None] * self.w
+        self.w_old, self.w = self.w, direction / gamma[owner, None]
+        moved = self.solution + step[owner, None] * self.w
+        left = sn.square()[owner, None] * self.residual - (phi * cs)[owner, None] * self.v[:, -1]
+        mine = going[owner, None]
+        self.solution = torch.where(mine, moved, self.solution)
+        self.residual = torch.where(mine, left, self.residual)
+        self.scalars = {"cs": cs, "sn": sn, "dbar": -old["cs"] * beta, "eps": old["sn"] * beta, "phi": phi}
+
+    def extreme_ritz(self) -> Float[Tensor, "structures 2"]:
+        """Return the lowest and highest Rayleigh quotient of A over each Krylov space; NaN where there is none.
+
+        They are eigenvalues of the pencil (Zᵀ A Z, Zᵀ Z): without a preconditioner Z is orthonormal and they are
+        Ritz values; with one, the eigenvalues of T alone would be in other units. The spaces have different sizes;
+        padding with the first Rayleigh quotient, which lies between the extremes, leaves them as they are.
+        """
+        n, k = self.alpha.shape
+        nothing = self.alpha.new_full((n, 2), torch.nan)
+        if k == 0:
+            return nothing
+        known = ~torch.isnan(self.alpha)
+        basis = torch.where(known[self.operator.owner][:, :, None], self.z[:, :k], 0.0)
+        columns = [dots(basis, basis[:, j], self.operator.owner, n) for j in range(k)]
+        unknown = torch.diag_embed((~known).double())
+        gram = torch.stack(columns, dim=2).double() + unknown
+        alpha, beta = torch.nan_to_num(self.alpha.double()), self.beta.double()
+        first = alpha[:, :1] / gram[:, :1, 0]
+        matrix = torch.diag_embed(torch.where(known, alpha, first))
+        between = torch.where(known[:, :-1] & known[:, 1:], beta[:, : k - 1], 0.0)
+        matrix = matrix + torch.diag_embed(between, 1) + torch.diag_embed(between, -1)
+        finite = torch.isfinite(matrix).all(dim=(1, 2)) & torch.isfinite(gram).all(dim=(1, 2)) & known[:, 0]
+        identity = torch.eye(k, dtype=gram.dtype, device=gram.device)
+        factor, failed = torch.linalg.cholesky_ex(torch.where(finite[:, None, None], gram, identity))
+        sound = finite & (failed == 0)
+        factor = torch.where(sound[:, None, None], factor, identity)
+        half = torch.linalg.solve_triangular(factor, torch.where(sound[:, None, None], matrix, 0.0), upper=False)
+        whole = torch.linalg.solve_triangular(factor, half.transpose(1, 2), upper=False)
+        values = torch.linalg.eigvalsh(0.5 * (whole + whole.transpose(1, 2)))
+        return torch.where(sound[:, None], values[:, [0, -1]].to(nothing.dtype), nothing)
+
+    def restrict(self, keep: Tensor) -> None:
+        """Go on with the chosen structures."""
+        mine = keep[self.operator.owner]
+        for name in ("v", "z", "solution", "residual", "w", "w_old"):
+            setattr(self, name, getattr(self, name)[mine])
+        self.alpha, self.beta = self.alpha[keep], self.beta[keep]
+        self.scalars = {name: value[keep] for name, value in self.scalars.items()}
+        self.operator = self.operator.restrict(keep)
+        if self.preconditioner is not None:
+            self.preconditioner = self.preconditioner.restrict(keep)
 
 
 def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: float, max_iterations: int) -> Solved:

@@ -14,6 +14,7 @@ the place of λ_max and equals it where λ is real.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,10 @@ class Curvature:
     def movable(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Return the part of `v` along which something can move."""
         return self._coordinates.mask(self.reference, v)
+
+    def to_parameters(self, v: Float[Tensor, "rows 3"], parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return vᵀ ∂F/∂θ for each parameter, None where there is no influence; frees the graph."""
+        return list(torch.autograd.grad(self._forces, parameters, grad_outputs=v, allow_unused=True))
 
 
 @dataclass(frozen=True, eq=False)
