@@ -2,9 +2,9 @@
 
     python benchmarks/cost.py OUT [SHARE ...]
 
-The base and the budget are those of the demonstration; every arm is judged on 40 pairs made with seed 7 and on 100 labelled
-frames made with seed 3. One seed, one thread. Arms already finished are not run again, so more shares may be asked for
-later. Writes OUT/cost.json and prints a table.
+The base and the budget are those of the demonstration; every arm is judged on 40 pairs made with seed 7 and on 100
+labelled frames made with seed 3. One seed, one thread. Arms already finished are not run again, so more shares may
+be asked for later. Writes OUT/cost.json and prints a table.
 """
 
 from __future__ import annotations
