@@ -27,6 +27,7 @@ from thalweg.structures.extended_xyz import write_frames, write_pairs
 from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
 from thalweg.testbeds import TESTBEDS
+from thalweg.testbeds.testbed import Testbed
 from thalweg.training.settings import TuneSettings
 
 
@@ -246,6 +247,14 @@ def test_a_record_holds_the_parts_that_were_measured_and_null_for_the_others() -
         measure_cost(silicon())
     with pytest.raises(SettingsError, match="testbed 'silicn' is not known; did you mean 'silicon'"):
         cost_record(silicon(), frames, "silicn")
+
+
+def test_a_testbed_without_a_crystal_is_measured_on_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TESTBEDS["silicon"], "crystal", Testbed.crystal)
+    found = cost_record(silicon(), problems.frames(2, 1), "silicon")
+    assert found is not None
+    assert (found["crystal"], found["reference"]) == (None, None)
+    assert cost_record(silicon(), None, "silicon") is None
 
 
 def test_an_arm_records_its_cost_where_the_contest_asks_for_it(tmp_path: Path) -> None:
