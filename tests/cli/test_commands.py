@@ -93,6 +93,17 @@ def test_tune_trains_by_every_route(kind: str, inputs: Inputs, tmp_path: Path) -
     assert results["peak_bytes"] > 0
 
 
+def test_tune_replays_frames(inputs: Inputs, tmp_path: Path) -> None:
+    command = ("tune", inputs.model, inputs.pairs, f"out={tmp_path / 'run'}", *SHORT)
+    works(*command, "--replay", inputs.frames, "replay={share: 0.5, batch: 2}")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["replay_frames"], results["replay_weight"] > 0) == (4, True)
+    none = "replay.share is 0.5, but there are no frames to replay: give labelled frames (--replay FILE)"
+    complaint(thalweg(*command, "replay.share=0.5"), none)
+    complaint(thalweg(*command, "--replay", inputs.frames), "replay.share is 0 and replay.weight null")
+    complaint(thalweg(*command, "--replay", inputs.pairs, "replay.share=0.5"), "pairs.extxyz")
+
+
 def test_tune_says_why_an_update_learnt_nothing(inputs: Inputs, tmp_path: Path) -> None:
     words = ("tune", inputs.model, inputs.pairs, f"out={tmp_path / 'run'}", *SHORT, "relaxation.max_steps=0")
     said = works(*(w for w in words if w != "route.horizon=3"), "route.kind=implicit")
@@ -173,6 +184,20 @@ def test_evaluate_counts_right_basins_by_both_rules(inputs: Inputs, tmp_path: Pa
     record = json.loads(out.read_text())
     assert (record["rule"], record["basins_right"], record["basins_total"]) == ("quench", 2, 2)
     assert record["against_base"]["basins_lost"] == 0
+
+
+def test_evaluate_says_what_tuning_cost(inputs: Inputs, tmp_path: Path) -> None:
+    words = ("evaluate", "stillinger-weber:Si", inputs.held_out, "alpha=0.02", "--base", inputs.model)
+    said = works(*words, "--frames", inputs.frames, "--crystal", "silicon", "--out", tmp_path / "found.json")
+    assert "model, 4 labelled frames: energy RMSE 0.0, MAE 0.0 meV/atom (without the mean of" in said
+    crystal = "a 5.4309 Å, cohesive energy 4.337 eV, C11 151.4, C12 76.4, C44 56.4 (unrelaxed 109.8) GPa"
+    assert f"model, crystal: {crystal}\nreference, crystal: {crystal}\n" in said
+    assert "base, 4 labelled frames: energy RMSE " in said
+    assert "base, crystal: " in said
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["cost"]["crystal"]["c11"] == pytest.approx(151.42, abs=0.01)
+    assert "labelled" not in works(*words)
+    complaint(thalweg(*words, "--crystal", "silicn"), "testbed 'silicn' is not known; did you mean 'silicon'")
 
 
 def test_verify_passes_a_sound_potential_and_fails_a_broken_gradient(

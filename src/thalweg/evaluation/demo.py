@@ -52,6 +52,9 @@ from thalweg.training.settings import (
 SPLIT_HORIZON = 20
 """K of the split, the source's sweet spot."""
 
+FRAMES_HELD_OUT = 50
+"""Labelled frames on which every arm's errors of energies and forces are measured."""
+
 
 class DemoSettings(Section):
     """What the demonstration is told; the defaults take a few minutes on two cores."""
@@ -126,7 +129,15 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
     reference = folder / "reference.safetensors"
     save_potential(reference, testbed.reference())
     contest = Contest(
-        folder, base, folder / "pairs.extxyz", folder / "held-out.extxyz", settings.tune, "quench", reference
+        folder,
+        base,
+        folder / "pairs.extxyz",
+        folder / "held-out.extxyz",
+        settings.tune,
+        "quench",
+        reference,
+        frames_held_out=folder / "frames-held-out.extxyz",
+        testbed=testbed.kind,
     )
     records = run_arms(contest, demo_arms(), workers=settings.workers, say=say)
     say("measuring the memory dial")
@@ -157,7 +168,8 @@ def _clear(folder: Path, overwrite: bool) -> None:
 
 
 _MADE = (
-    *("pairs.extxyz", "held-out.extxyz", "frames.extxyz", "reference.safetensors", "base", "arms"),
+    *("pairs.extxyz", "held-out.extxyz", "frames.extxyz", "frames-held-out.extxyz"),
+    *("reference.safetensors", "base", "arms"),
     *("example.extxyz", "dial.json", "report.html", "seconds.json"),
 )
 """What a demonstration writes besides the files of every run folder; the data depend on its settings as well."""
@@ -197,6 +209,8 @@ def _make_data(settings: DemoSettings, testbed: Testbed, folder: Path, say: Call
     if not (folder / "frames.extxyz").exists():
         say(f"labelling {settings.frames} frames")
         write_frames(folder / "frames.extxyz", testbed.frames(settings.frames, 10 * settings.seed))
+    if not (folder / "frames-held-out.extxyz").exists():
+        write_frames(folder / "frames-held-out.extxyz", testbed.frames(FRAMES_HELD_OUT, 10 * settings.seed + 3))
 
 
 def _make_base(settings: DemoSettings, folder: Path, say: Callable[[str], None]) -> Path:
@@ -234,6 +248,7 @@ def arm_record(folder: Path, arm: Arm, records: dict[str, dict[str, Any]]) -> di
         "seconds": None if training is None else training["seconds"],
         "skipped_updates": None if training is None else training["skipped_updates"],
         "outcomes": evaluation.outcomes,
+        "cost": record.get("cost"),
         "certificates": _certificates(folder / "arms" / arm.name / "certificates.jsonl"),
     }
 

@@ -81,6 +81,46 @@ def evaluation_lines(record: Mapping[str, Any], base: Mapping[str, Any] | None =
     return lines
 
 
+def cost_lines(record: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> list[str]:
+    """Return errors of labels and the perfect crystal, beside the base's; records as `cost_record` gives them."""
+    lines = []
+    for name, found in (("base", base), ("model", record)):
+        if found is None:
+            continue
+        if found["errors"] is not None:
+            lines.append(f"{name}, {_count(found['errors']['frames'], 'labelled frame')}: {_errors(found['errors'])}")
+        if found["crystal"] is not None:
+            lines.append(f"{name}, crystal: {_crystal(found['crystal'])}")
+    if record is not None and record["reference"] is not None:
+        lines.append(f"reference, crystal: {_crystal(record['reference'])}")
+    return lines
+
+
+def _errors(errors: Mapping[str, Any]) -> str:
+    if errors["reason"] is not None:
+        return str(errors["reason"])
+    cosine = "–" if errors["force_cosine"] is None else f"{errors['force_cosine']:.3f}"
+    return (
+        f"energy RMSE {errors['energy_rmse']:.1f}, MAE {errors['energy_mae']:.1f} meV/atom "
+        f"(without the mean of {errors['energy_shift']:.1f}: {errors['energy_shifted_rmse']:.1f}, "
+        f"{errors['energy_shifted_mae']:.1f}); force RMSE {errors['force_rmse']:.0f}, MAE {errors['force_mae']:.0f} "
+        f"meV/Å, cosine {cosine}"
+    )
+
+
+def _crystal(crystal: Mapping[str, Any]) -> str:
+    forms = {
+        "lattice_constant": "a {:.4f} Å",
+        "cohesive_energy": "cohesive energy {:.3f} eV",
+        "c11": "C11 {:.1f}",
+        "c12": "C12 {:.1f}",
+        "c44": "C44 {:.1f}",
+        "c44_unrelaxed": "(unrelaxed {:.1f}) GPa",
+    }
+    parts = [form.format(crystal[key]) for key, form in forms.items() if crystal[key] is not None]
+    return ", ".join(parts + ([] if crystal["reason"] is None else [crystal["reason"]])).replace(", (", " (")
+
+
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Return the table of `thalweg verify`."""
     lines = [f"{'route':<40} {'point':<12} {'structures':>10} {'relative error':>15}  verdict"]

@@ -211,6 +211,7 @@ _WANTED = {
     "greater_than": "allowed is above {gt:g}",
     "greater_than_equal": "allowed is {ge:g} or more",
     "less_than_equal": "allowed is {le:g} or less",
+    "less_than": "allowed is below {lt:g}",
 }
 
 
