@@ -18,7 +18,7 @@ Called by the implicit and split routes during backward.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -67,6 +67,10 @@ class AdjointSettings:
             raise SettingsError(
                 f"adjoint preconditioned_atoms is {self.preconditioned_atoms}: allowed is 0 (off) or more, e.g. 400"
             )
+
+    def tightened(self, tolerance: float) -> AdjointSettings:
+        """Return the settings with this target and products enough to reach it, as verification needs them."""
+        return replace(self, tolerance=tolerance, max_iterations=2000)
 
 
 @dataclass(frozen=True, eq=False)
