@@ -29,6 +29,7 @@ def relax_implicitly(
     *,
     reference: Structures,
     skip: int = 0,
+    already: int = 0,
 ) -> tuple[Structures, list[Certificate]]:
     """Relax without a graph; return X* with its implicit gradient, and one certificate per structure.
 
@@ -38,10 +39,11 @@ def relax_implicitly(
         path: the updates, the finish and the tolerance.
         settings: how well the adjoint is solved.
         reference: what strain is measured from, where the cell moves: the starts of the whole path.
-        skip: updates of the path made already (the horizon).
+        skip: updates of the path that are made already or passed over.
+        already: moves made before, which certificates count (the horizon).
     """
     relaxation = path.run(potential, structures.detach(), skip=skip, reference=reference.detach())
-    certificates = begin(relaxation, already=skip)
+    certificates = begin(relaxation, already=already)
     relaxed = attach_implicit(
         potential,
         relaxation.structures,
