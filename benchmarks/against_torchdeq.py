@@ -1,6 +1,6 @@
 """The implicit gradient and the relaxation beside torchdeq's solvers, on the same potential, starts and fixed points.
 
-    python benchmarks/against_torchdeq.py [--quick]
+    python benchmarks/against_torchdeq.py [--quick] [--only Stillinger–Weber|PaiNN] [--base MODEL]
 
 torchdeq (Geng & Kolter 2023) solves z = f(z); here f(X) = X + α F(X). Its backward pass solves y = J_fᵀ y + g by
 fixed-point iteration, Anderson mixing or Broyden's method, which with y = λ/α is the adjoint system H λ = g. Every
@@ -15,7 +15,9 @@ A relaxation is done when ‖F‖ of every structure is 1e-4 of the least ‖F�
 
 All variants of torchdeq run once, with at most 300 products and 600 force calls (for a batch 200 and 400); the one with
 the fewest equivalents that reached the target (else the one with the lowest residual) is then timed against ours in
-turns, in CPU seconds. Written to benchmarks/results/against_torchdeq.json (--quick writes nothing).
+turns, in CPU seconds. Written to benchmarks/results/against_torchdeq.json after every comparison (--quick writes
+nothing); what is there of the other potential stays. --base takes a trained base instead of training the
+demonstration's again.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from thalweg.evaluation.demo import DemoSettings
 from thalweg.gradients import AdjointSettings
 from thalweg.gradients.adjoint import solve_adjoint
 from thalweg.potentials.contract import Potential, Prediction
+from thalweg.potentials.opening import open_potential
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation import LBFGS, Path, relax
 from thalweg.relaxation.coordinates import Positions
@@ -57,6 +60,7 @@ except ImportError:
 
 RESULTS = FilePath(__file__).parent / "results" / "against_torchdeq.json"
 ALPHA, TARGET, MOST, FORWARD_MOST = 0.03, 1e-4, 300, 600
+POTENTIALS = ("Stillinger–Weber", "PaiNN")
 VARIANTS: dict[str, tuple[str, dict[str, float]]] = {
     "fixed point": ("fixed_point_iter", {}),
     "Anderson m=6": ("anderson", {}),
@@ -117,6 +121,23 @@ class Found:
 
     rows: list[Row] = field(default_factory=list)
     variants: dict[str, list[Run]] = field(default_factory=dict)
+    began: float = 0.0
+    written: bool = True
+
+    def write(self) -> None:
+        """Write what is known so far, beside what the file says of the other potential."""
+        if not self.written:
+            return
+        mine = {name for name in POTENTIALS if any(name in what for what in self.variants)}
+        rows, variants = [], {}
+        if RESULTS.exists():
+            before = json.loads(RESULTS.read_text(encoding="utf-8"))
+            rows = [one for one in before["rows"] if not any(name in one["what"] for name in mine)]
+            variants = {w: runs for w, runs in before["variants"].items() if not any(name in w for name in mine)}
+        told = record(self.rows, time.perf_counter() - self.began)
+        told["rows"] = [*rows, *told["rows"]]
+        told["variants"] = variants | {what: [asdict(run) for run in runs] for what, runs in self.variants.items()}
+        RESULTS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -278,6 +299,7 @@ def contest(
     for one in rows:
         print(f"    {one.ours:10.4g} {one.theirs:10.4g} {one.ratio:7.3f} {'met' if one.met else 'MISSED'}  {one.what}")
     found.rows += rows
+    found.write()
 
 
 def row(what: str, ours: float, theirs: float, unit: str, reached: bool) -> Row:
@@ -349,19 +371,20 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Stillinger–Weber, batch 1 and 2; nothing is written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=POTENTIALS, help="one potential alone")
+    parser.add_argument("--base", help="model file of the PaiNN")
+    told = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
-    began, found = time.perf_counter(), Found()
-    batches = (1, 2) if quick else (1, 16)
-    measure("Stillinger–Weber", StillingerWeber.from_published("Si"), batches, 1 if quick else 3, found)
-    if not quick:
-        measure("PaiNN", trained().double(), batches, 2, found)
+    found = Found(began=time.perf_counter(), written=not told.quick)
+    batches = (1, 2) if told.quick else (1, 16)
+    wanted = (told.only,) if told.only else POTENTIALS[:1] if told.quick else POTENTIALS
+    if POTENTIALS[0] in wanted:
+        measure(POTENTIALS[0], StillingerWeber.from_published("Si"), batches, 1 if told.quick else 3, found)
+    if POTENTIALS[1] in wanted:
+        base = trained() if told.base is None else open_potential(told.base)
+        measure(POTENTIALS[1], base.double(), batches, 2, found)
     print(f"{sum(r.met for r in found.rows)} of {len(found.rows)} met")
-    if not quick:
-        written = record(found.rows, time.perf_counter() - began)
-        written["variants"] = {what: [asdict(run) for run in runs] for what, runs in found.variants.items()}
-        RESULTS.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
