@@ -205,7 +205,8 @@ def test_verify_passes_a_sound_potential_and_fails_a_broken_gradient(
 ) -> None:
     command = ("verify", "stillinger-weber:Si", inputs.held_out, "--count", 1, "--steps", 2)
     said = works(*command)
-    assert said.splitlines()[-1] == ("9 of 9 passed: gradients against central differences in float64, bound 1e-6")
+    assert "\n9 of 9 passed: gradients against central differences in float64, bound 1e-6\n" in said
+    assert said.splitlines()[-1].startswith("4 of 4 refused: ")
     assert "FAILED" not in said
     sound = Unrolled.differentiate
 
@@ -219,7 +220,7 @@ def test_verify_passes_a_sound_potential_and_fails_a_broken_gradient(
     assert (done.status, done.err) == (1, "")
     failed = [line.split()[0] for line in done.out.splitlines() if "FAILED" in line]
     assert failed == ["unrolled"] * 3
-    assert done.out.splitlines()[-1].startswith("6 of 9 passed")
+    assert "\n6 of 9 passed" in done.out
 
 
 def test_the_program_itself_runs(cdte: Path) -> None:

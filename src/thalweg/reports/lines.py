@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thalweg.evaluation.refusals import Refusal
     from thalweg.gradients.verification import Verdict
     from thalweg.structures.describe import Basin, Description, Spread
 
@@ -138,6 +139,11 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
             f"{_NO_PLATEAU}: neighbouring differences disagree, so nothing can be said of the gradient there; "
             "give starts nearer to a minimum"
         )
+    if _STILL in errors:
+        lines.append(
+            f"{_STILL}: symmetry holds X* in place whatever the parameters, so its gradient is zero and nothing was "
+            "verified; give starts that relax to a structure of lower symmetry, e.g. with a defect"
+        )
     if _NOBODY in errors:
         lines.append(f"{_NOBODY}: no start reached a minimum that can be differentiated; give other starts")
     passed = sum(v.passed for v in verdicts)
@@ -145,10 +151,26 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-_NO_PLATEAU, _NOBODY = "no plateau", "none took part"
+def refusal_lines(refusals: Sequence[Refusal]) -> list[str]:
+    """Return the rows of what had to be refused."""
+    lines = []
+    for refusal in refusals:
+        seen = refusal.lowest_curvature
+        curvature = "" if seen is None else f", lowest curvature {seen:.3g} eV/Å²".replace("-", "−")
+        said = refusal.reason or "took part"
+        verdict = "refused" if refusal.refused else f"NOT REFUSED ({said}, gradient {refusal.leaked:.2g})"
+        lines.append(f"{refusal.case}, {refusal.route}: {verdict}{curvature} ({refusal.where})")
+    held = sum(refusal.refused for refusal in refusals)
+    lines.append(f"{held} of {len(refusals)} refused: cases that have no implicit gradient, made on purpose")
+    return lines
+
+
+_NO_PLATEAU, _NOBODY, _STILL = "no plateau", "none took part", "does not move"
 
 
 def _error(verdict: Verdict) -> str:
     if verdict.structures == 0:
         return _NOBODY
+    if verdict.still:
+        return _STILL
     return _NO_PLATEAU if verdict.worst != verdict.worst else f"{verdict.worst:.1e}"
