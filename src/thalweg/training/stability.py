@@ -5,7 +5,8 @@
 
 Tuning stiffens potentials, and beyond α λ_max = 2 relaxations oscillate and the gradients through them grow with
 every differentiated update. The guard changes the path of the relaxation and leaves the potential alone; the penalty
-holds the potential and leaves the path. Arms that are compared must keep one α, so a study takes the penalty.
+holds the potential and leaves the path. Arms that are compared must keep one α, so a study takes the penalty. The
+guard alone did not stop silicon from stiffening: α fell to a seventh and gradients through the path still grew.
 
 P is a function of the parameters alone: its points are reference minima, which do not depend on them and are there
 when relaxations fail, and its start vectors are keyed by seed and structure, so a resumed run finds the same bits
@@ -152,7 +153,7 @@ class Watch:
         if not due:
             return {"alpha": alpha, "largest_curvature": None, "alpha_curvature": None, "warning": None}
         verdict = self._measure()
-        warning = verdict.warning or None
+        warning = f"{verdict.warning}, or hold the potential with stability.penalty=10" if verdict.warning else None
         if not verdict.stable:
             self._unstable += 1
         if self._settings.stability.guard == "lower":
