@@ -23,6 +23,7 @@ def run(out: Path, devices: int) -> tuple[RunResult, list[int]]:
         f"device.devices={devices}",
         "optimiser={updates: 3, batch: 3, warmup: 0, learning_rate: 1e-2}",
         "replay={share: 0.4, batch: 3}",
+        "stability={penalty: 10.0, penalty_limit: 1.0}",  # pulls in every update, one minimum a process
     )
     seen: list[int] = []
     data = problems.pairs(6, 1), problems.pairs(3, 2)

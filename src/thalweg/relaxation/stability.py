@@ -8,7 +8,7 @@ forces H = −∂F/∂X is not symmetric and its λ are complex. |1 − α λ| <
 mostly turns spirals outwards at a small α. So the same space (Arnoldi) gives the largest |λ|²/Re λ, which takes
 the place of λ_max and equals it where λ is real.
 
-`Curvature`, the product with H, is what a penalty on the Jacobian is to be built on.
+`Curvature`, the product with H, is what the penalty on the Jacobian is built on (`stiffness`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from torch import Tensor
 from thalweg.errors import PotentialError, SettingsError
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.coordinates import FreeCoordinates, Positions
-from thalweg.relaxation.relaxer import combine, dot, dots
+from thalweg.relaxation.lanczos import Largest, largest_eigenvalue
+from thalweg.relaxation.relaxer import dot
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 
@@ -74,6 +75,14 @@ class Curvature:
         )
         return torch.where(self.free, product, 0.0)
 
+    def differentiable(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+        """Return Hᵀ v, differentiable to the potential's parameters and to `v`; eV/Å² times the unit of `v`."""
+        with torch.enable_grad():
+            (product,) = torch.autograd.grad(
+                self._forces, self._leaf, grad_outputs=-v, retain_graph=True, create_graph=True, materialize_grads=True
+            )
+            return torch.where(self.free, product, 0.0)
+
     def movable(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Return the part of `v` along which something can move."""
         return self._coordinates.mask(self.reference, v)
@@ -81,15 +90,6 @@ class Curvature:
     def to_parameters(self, v: Float[Tensor, "rows 3"], parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """Return vᵀ ∂F/∂θ for each parameter, None where there is no influence; frees the graph."""
         return list(torch.autograd.grad(self._forces, parameters, grad_outputs=v, allow_unused=True))
-
-
-@dataclass(frozen=True, eq=False)
-class _Largest:
-    """Estimates per structure: the largest curvature and the residual of its eigenvector, eV/Å²."""
-
-    value: Float[Tensor, " structures"]
-    residual: Float[Tensor, " structures"]
-    products: int
 
 
 def largest_curvature(
@@ -231,38 +231,33 @@ def _largest(
     tolerance: float,
     max_products: int,
     seed: int,
-) -> _Largest:
-    """Grow an orthonormal Krylov basis of all structures at once until every top eigenvalue has settled."""
+) -> Largest:
+    check_effort(tolerance, max_products)
+    curvature = Curvature(potential, structures, coordinates)
+    return largest_eigenvalue(
+        curvature,
+        start_vectors(curvature, structures, seed),
+        curvature.owner,
+        len(structures),
+        symmetric=potential.conservative,
+        tolerance=tolerance,
+        max_products=max_products,
+    )
+
+
+def check_effort(tolerance: float, max_products: int) -> None:
+    """Refuse a tolerance or a number of products with which nothing could be found.
+
+    Raises:
+        SettingsError: naming the one outside its range.
+    """
     if not tolerance > 0:
         raise SettingsError(f"tolerance is {tolerance}: allowed is a number above 0, e.g. 1e-3")
     if max_products < 1:
         raise SettingsError(f"max_products is {max_products}: allowed is 1 or more, e.g. 60")
-    curvature = Curvature(potential, structures, coordinates)
-    owner, n = curvature.owner, len(structures)
-    v = _start(curvature, structures, seed)
-    basis = v.unsqueeze(1)  # rows j 3
-    small = torch.zeros((n, max_products + 1, max_products), dtype=torch.float64, device=v.device)
-    for j in range(max_products):
-        w = curvature(v)
-        scale = dot(w, w, owner, n).sqrt()
-        for _ in range(2):  # once leaves rounding behind, twice is enough
-            part = dots(basis, w, owner, n)
-            w = w - combine(basis, part, owner)
-            small[:, : j + 1, j] += part
-        beta = dot(w, w, owner, n).sqrt()
-        exhausted = beta <= 10 * torch.finfo(v.dtype).eps * scale
-        small[:, j + 1, j] = torch.where(exhausted, 0.0, beta)
-        # where the space was exhausted before, pad with a Rayleigh quotient of H: it never exceeds λ_max
-        small[:, j, j] = torch.where(dot(v, v, owner, n) == 0, small[:, 0, 0], small[:, j, j])
-        value, residual = _top(small[:, : j + 2, : j + 1], symmetric=potential.conservative)
-        if j + 1 == max_products or not bool((residual > tolerance * value.abs()).any()):
-            break
-        v = torch.where(exhausted[owner, None], 0.0, w / beta[owner, None])
-        basis = torch.cat([basis, v.unsqueeze(1)], 1)
-    return _Largest(value.to(v.dtype), residual.to(v.dtype), j + 1)
 
 
-def _start(curvature: Curvature, structures: Structures, seed: int) -> Float[Tensor, "rows 3"]:
+def start_vectors(curvature: Curvature, structures: Structures, seed: int) -> Float[Tensor, "rows 3"]:
     """Return a random unit vector per structure that depends on its id alone, zero where nothing moves."""
     counts = torch.bincount(curvature.owner, minlength=len(structures)).tolist()
     parts = [
@@ -273,25 +268,3 @@ def _start(curvature: Curvature, structures: Structures, seed: int) -> Float[Ten
     v = curvature.movable(v)
     norm = dot(v, v, curvature.owner, len(structures)).sqrt()
     return v / torch.where(norm > 0, norm, 1.0)[curvature.owner, None]
-
-
-def _top(
-    small: Float[Tensor, "structures more j"], *, symmetric: bool
-) -> tuple[Float[Tensor, " structures"], Float[Tensor, " structures"]]:
-    """Return the largest eigenvalue of each Hessenberg matrix, |λ|²/Re λ if complex, and its residual, or NaN."""
-    finite = torch.isfinite(small).all(dim=2).all(dim=1)
-    square = torch.where(finite[:, None, None], small[:, :-1], 0.0)
-    if symmetric:
-        values, vectors = torch.linalg.eigh(0.5 * (square + square.transpose(1, 2)))
-        value, residual = values[:, -1], small[:, -1, -1] * vectors[:, -1, -1].abs()
-    else:
-        values, vectors = torch.linalg.eig(square)
-        every = small[:, -1, -1, None] * vectors[:, -1].abs()
-        # b²/a counts only where the sign of a is settled; |∂(a + b²/a)| = 1 + b²/a² carries the residual over
-        turn = torch.where(values.real > every, values.imag / values.real, 0.0)
-        felt = values.real * (1 + turn.square())
-        top = felt.argmax(dim=1, keepdim=True)
-        value = felt.gather(1, top).squeeze(1)
-        residual = (every * (1 + turn.square())).gather(1, top).squeeze(1)
-    nan = torch.full_like(value, math.nan)
-    return torch.where(finite, value, nan), torch.where(finite, residual, nan)

@@ -72,8 +72,8 @@ class RelaxationSettings(Section):
         return PositionsAndCell() if self.cell == "free" else Positions()
 
     def path(self, alpha: float | None = None) -> Path:
-        """Return the path; `alpha` (Å²/eV) is used where the setting is null."""
-        size = self.alpha if self.alpha is not None else alpha
+        """Return the path; `alpha` (Å²/eV), where given, replaces the setting, which a run may have lowered."""
+        size = self.alpha if alpha is None else alpha
         if size is None:
             raise ValueError("alpha is neither set nor given")
         update = Descent(size, self.cap)
@@ -125,6 +125,33 @@ class ObjectiveSettings(Section):
     """Weight of the loss on X*."""
     delta: float = Field(default=3.0, gt=0, allow_inf_nan=False)
     """δ, amu^½ Å: ΔQ beyond which a structure pulls less the farther away it is."""
+
+
+class StabilitySettings(Section):
+    """What keeps α λ_max below 2 while tuning stiffens the potential; see `training.stability`."""
+
+    penalty: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """w, amu Å²: weight of the penalty on curvatures of the potential; 0 for none, 10 held silicon at twice the α it
+    was stable with. Keeps α, so that arms can be compared."""
+    penalty_limit: float = Field(default=1.5, gt=0, lt=2, allow_inf_nan=False)
+    """α s above which the penalty rises."""
+    penalty_minima: int = Field(default=2, ge=1)
+    """Reference minima of every batch at which it is taken."""
+    guard: Literal["warn", "lower"] = "warn"
+    """What a check does that finds α too large: `warn` says so, once, from α λ_max = 2 on; `lower` takes a smaller α
+    for the rest of the run, so that the path of the relaxation is no longer that of the settings."""
+    guard_limit: float = Field(default=1.8, gt=0, le=2, allow_inf_nan=False)
+    """α λ_max above which `lower` acts."""
+    guard_target: float = Field(default=1.5, gt=0, lt=2, allow_inf_nan=False)
+    """α λ_max after it acted."""
+
+    @model_validator(mode="after")
+    def _target_is_lower(self) -> Self:
+        if self.guard_target >= self.guard_limit:
+            raise ValueError(
+                f"guard_target is {self.guard_target}: allowed is a value below guard_limit ({self.guard_limit})"
+            )
+        return self
 
 
 class DeviceSettings(Section):
@@ -254,8 +281,10 @@ class TuneSettings(RunSettings):
     """How to step."""
     replay: ReplaySettings = ReplaySettings()
     """What limits the damage to energies and forces."""
+    stability: StabilitySettings = StabilitySettings()
+    """What keeps α stable for the potential."""
     stability_every: int = Field(default=10, ge=1)
-    """Updates between checks that α is still stable for the potential."""
+    """Updates between checks that α is still stable for the potential, and of its guard."""
     minima: int = Field(default=4, ge=1)
     """Training minima at which λ_max is measured."""
 

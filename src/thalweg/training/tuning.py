@@ -4,7 +4,7 @@
 
 Every update records what its gradient is worth: who took part, why others did not, residuals and curvatures of
 the adjoint. An update whose gradient is not finite, or in which no structure took part, changes nothing and is
-counted. λ_max is watched, because tuning stiffens potentials until α λ_max passes 2 and relaxations oscillate.
+counted. Tuning stiffens potentials until α λ_max passes 2 and relaxations oscillate: `stability` watches and prevents.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import resource
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from thalweg.gradients import Certificate, summarise
 from thalweg.gradients.memory import SavedBytes
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
-from thalweg.relaxation.stability import check_alpha, safe_alpha
 from thalweg.seeds import torch_stream
 from thalweg.structures.pairs import Frames, Pairs
 from thalweg.structures.rotation import random_rotations, rotate_pairs
@@ -38,6 +36,7 @@ from thalweg.training.run import RunResult, Step, Task, run
 from thalweg.training.run_folder import Identity, identify
 from thalweg.training.scoring import figures, reach
 from thalweg.training.settings import TuneSettings
+from thalweg.training.stability import Penalised, Watch, penalty_record
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -101,6 +100,7 @@ class _Share:
 
     loss: Loss | None
     certificates: list[Certificate]
+    penalised: Penalised | None
     saved_bytes: int | None
 
 
@@ -118,16 +118,15 @@ class _Tuning(Task):
         self.optimiser = Optimiser(self.potential, job.settings.optimiser)
         self._pairs = job.pairs.to(processes.device, dtype)
         self._held = None if job.validation is None else job.validation.to(processes.device, dtype)
-        self._minima = self._pairs.minima.select(range(min(job.settings.minima, len(self._pairs))))
+        minima = self._pairs.minima.select(range(min(job.settings.minima, len(self._pairs))))
+        self._watch = Watch(job.settings, self.potential, minima, processes)
         self._replay = None if job.replay is None else Replay(job.settings, job.replay, self.potential, self.processes)
-        self._alpha = job.settings.relaxation.alpha
-        self._unstable = 0
         self._saved_bytes: int | None = None
 
     @property
     def path(self) -> Path:
-        """The relaxation, with the α of this run."""
-        return self.settings.relaxation.path(self._alpha)
+        """The relaxation, with α as it stands."""
+        return self._watch.path
 
     @property
     def _replay_weight(self) -> float | None:
@@ -135,23 +134,15 @@ class _Tuning(Task):
 
     def begin(self) -> None:
         """Choose α where the settings leave it open."""
-        if self._alpha is None:
-            self._alpha = self.processes.from_main(
-                lambda: safe_alpha(self.potential, self._minima, seed=self.settings.seed)
-            )
+        self._watch.begin()
 
     def scalars(self) -> dict[str, Any]:
-        """Return α, the counts of this run and the weight of replay."""
-        return {
-            "alpha": self._alpha,
-            "unstable": self._unstable,
-            "saved_bytes": self._saved_bytes,
-            "replay_weight": self._replay_weight,
-        }
+        """Return α, what became of it, the bytes counted and the weight of replay."""
+        return {**self._watch.scalars(), "saved_bytes": self._saved_bytes, "replay_weight": self._replay_weight}
 
     def restore(self, scalars: dict[str, Any]) -> None:
-        """Take back α, the counts and the weight of replay."""
-        self._alpha, self._unstable = scalars["alpha"], scalars["unstable"]
+        """Take back what `scalars` returned."""
+        self._watch.restore(scalars)
         self._saved_bytes = scalars["saved_bytes"]
         if self._replay is not None:
             self._replay.weight = scalars["replay_weight"]
@@ -163,9 +154,11 @@ class _Tuning(Task):
         self.processes.sum(self.optimiser.gradients())
         certificates = [c for share in shares for c in share.certificates]
         losses = [share.loss for share in shares if share.loss is not None]
+        penalised = [share.penalised for share in shares if share.penalised is not None]
         inside = sum(loss.guided for loss in losses) + sum(c.took_part for c in certificates)
         replayed = self._replay.add(update, self.optimiser) if inside and self._replay is not None else None
-        stepped = self.optimiser.step(update) if inside else None
+        # where every relaxation fails, the penalty may be what mends them
+        stepped = self.optimiser.step(update) if inside or any(p.above for p in penalised) else None
         measured = [share.saved_bytes for share in shares if share.saved_bytes is not None]
         record = {
             **_loss_record(losses, self.settings),
@@ -174,7 +167,8 @@ class _Tuning(Task):
             **_certificate_record(certificates),
             "saved_bytes": max(measured, default=None),
             "peak_bytes": self._peak_bytes(),
-            **self._stability(update),
+            **penalty_record(penalised),
+            **self._watch.check(update),
         }
         if measured:
             self._saved_bytes = max(measured)
@@ -188,39 +182,24 @@ class _Tuning(Task):
         # resumed, since another batch keeps another number of bytes
         measure = update == min(1, self.settings.optimiser.updates - 1)
         if not chosen:
-            return _Share(None, [], None)
+            return _Share(None, [], None, None)
         part = self._pairs.select(chosen)
         if self.settings.augment == "rotation":
             part = rotate_pairs(part, random_rotations(self.settings.seed, f"augment {update}", part.ids))
         account = SavedBytes(self.potential.parameters()) if measure else None
         with account or nullcontext():
+            penalised = self._watch.penalise(part.minima)
             differentiated = self.settings.route.differentiate(self.potential, part.starts, self.path)
             loss = objective(differentiated, part.minima, self.settings.objective, batch=self.settings.optimiser.batch)
             if loss.total.requires_grad:
                 loss.total.backward()
         told = Loss(loss.total.detach().cpu(), loss.guidance, loss.equilibrium, loss.guided, loss.relaxed)
-        return _Share(told, differentiated.certificates, None if account is None else account.peak)
+        return _Share(told, differentiated.certificates, penalised, None if account is None else account.peak)
 
     def _batch(self, update: int) -> list[int]:
         stream = torch_stream(self.settings.seed, "tune-batch", update)
         order: list[int] = torch.randperm(len(self._pairs), generator=stream).tolist()
         return order[: self.settings.optimiser.batch]
-
-    def _stability(self, update: int) -> dict[str, Any]:
-        """Return λ_max and α λ_max where this update checks them, with a warning where α is too large."""
-        due = update % self.settings.stability_every == 0 or update + 1 == self.settings.optimiser.updates
-        if not due:
-            return {"largest_curvature": None, "alpha_curvature": None, "warning": None}
-        verdict = self.processes.from_main(
-            lambda: check_alpha(self.potential, self._minima, self.path.update.alpha, seed=self.settings.seed)
-        )
-        found = {"largest_curvature": verdict.curvature, "alpha_curvature": verdict.product, "warning": None}
-        if verdict.stable:
-            return found
-        self._unstable += 1
-        if self._unstable == 1 and self.processes.main:
-            warnings.warn(f"after update {update + 1}: {verdict.warning}", RuntimeWarning, stacklevel=2)
-        return {**found, "warning": verdict.warning}
 
     def _peak_bytes(self) -> int:
         """Return the peak of the device, or of the process where there is none."""
@@ -245,8 +224,7 @@ class _Tuning(Task):
             "route": self.settings.route.kind,
             "pairs": len(self._pairs),
             "validation_pairs": None if self._held is None else len(self._held),
-            "alpha": self._alpha,
-            "unstable_checks": self._unstable,
+            **self._watch.results(),
             "saved_bytes": self._saved_bytes,
             "peak_bytes": self._peak_bytes(),
             "replay_frames": None if self._replay is None else self._replay.frames,
