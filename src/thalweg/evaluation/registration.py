@@ -87,7 +87,8 @@ def checked(folder: Path) -> Registration:
     found = read_registration(folder)
     if found is None:
         raise SettingsError(
-            f"{folder} has no {REGISTRATION}: freeze the protocol first, with thalweg study register {folder / PROTOCOL}"
+            f"{folder} has no {REGISTRATION}: freeze the protocol first, with "
+            f"thalweg study register {folder / PROTOCOL}"
         )
     content = read_mapping(folder / PROTOCOL)
     if _plain(content) != found.content:
