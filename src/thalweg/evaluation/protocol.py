@@ -33,6 +33,9 @@ from thalweg.training.settings import (
     TuneSettings,
 )
 
+BASE = "base"
+"""Name of the arm that leaves the base as it is."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _OWN = ("out", "overwrite", "seed")
 """Settings that the study gives to every run itself."""
@@ -117,6 +120,10 @@ class ArmPlan(Section):
     def _one_way(self) -> Self:
         if self.route is not None and self.matching is not None:
             raise ValueError(f"arm {self.name!r} has a route and matching: give one of them")
+        if (self.name == BASE) != (self.route is None and self.matching is None):
+            raise ValueError(
+                f"arm {self.name!r}: the arm called {BASE!r}, and no other, has neither route nor matching"
+            )
         if self.tune and self.route is None:
             raise ValueError(f"arm {self.name!r} has tune but no route: what is not tuned takes no such settings")
         return self
