@@ -65,6 +65,24 @@ def study_run(
         say("the same command goes on")
 
 
+@group.command("report")
+def study_report(folder: Folder = Path()) -> None:
+    """Give the verdict on each hypothesis and kill condition, then tables: results.json and report.html.
+
+    Can be asked for at any time; what needs runs that are missing stays open.
+
+    Example: thalweg study report studies/silicon
+    """
+    from thalweg.evaluation.summary import summarise_study
+    from thalweg.reports import read_study, study_lines, write_study
+
+    home = _home(folder)
+    results = summarise_study(home)
+    for line in study_lines(read_study(home)):
+        say(line)
+    say(f"wrote {results} and {write_study(home)}")
+
+
 def _home(path: Path) -> Path:
     """Return the folder of a study that is given as itself or by its protocol."""
     return path.parent if path.is_file() else path
