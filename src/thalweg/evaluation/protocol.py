@@ -231,12 +231,8 @@ class Protocol(Section):
             for name in (*_OWN, *(["route"] if section == "tune" else [])):
                 if getattr(told, name) != getattr(plain, name):
                     raise ValueError(f"{section}.{name} is the study's own: leave it out")
-        for key, batch, total in (
-            ("tune.optimiser.batch", self.tune.optimiser.batch, self.data.pairs),
-            ("base.optimiser.batch", self.base.optimiser.batch, self.data.frames),
-        ):
-            if batch > total:
-                raise ValueError(f"{key} is {batch}: allowed is 1 to {total}, which are drawn")
+        _refuse_large("tune.optimiser.batch", self.tune.optimiser.batch, self.data.pairs)
+        _refuse_large("base.optimiser.batch", self.base.optimiser.batch, self.data.frames)
         return self
 
     @model_validator(mode="after")
@@ -255,12 +251,18 @@ class Protocol(Section):
                     raise ValueError(f"arm {arm.name!r}: tune.{name} cannot differ: leave it out")
             try:
                 if arm.route is not None:
-                    self.tune_of(arm, 0)
+                    told = self.tune_of(arm, 0)
+                    _refuse_large("tune.optimiser.batch", told.optimiser.batch, self.data.pairs)
                 if arm.matching is not None:
                     self.fit_of(arm.matching, 0)
             except SettingsError as error:
                 raise ValueError(f"arm {arm.name!r}: {error}") from None
         return self
+
+
+def _refuse_large(key: str, batch: int, total: int) -> None:
+    if batch > total:
+        raise ValueError(f"{key} is {batch}: allowed is 1 to {total}, which are drawn")
 
 
 def _refuse_twice(what: str, names: Iterable[str]) -> None:

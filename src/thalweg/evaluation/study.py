@@ -143,7 +143,8 @@ def _jobs(
         if not arms and not (probing and seed == first):
             continue
         base = f"seed {seed}, fitting the base"
-        jobs.append(Job(base, partial(train_base, folder.path, seed)))
+        if not (folder.base(seed) / "results.json").exists():
+            jobs.append(Job(base, partial(train_base, folder.path, seed)))
         for arm in sorted(arms, key=lambda arm: -_length(arm, protocol)):
             work = partial(run_study_arm, folder.path, seed, arm.name, workers)
             jobs.append(Job(_named(seed, arm.name), work, after=base))
