@@ -9,7 +9,7 @@ import pytest
 from tests.training import problems
 
 from thalweg.errors import SettingsError
-from thalweg.evaluation import dial
+from thalweg.evaluation import dial, frontier
 from thalweg.evaluation.arms import Arm, Contest, run_arm
 from thalweg.evaluation.frontier import DialSettings, Trial, frontier_arms, run_dial
 from thalweg.gradients import Implicit, Split, Unrolled

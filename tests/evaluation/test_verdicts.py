@@ -7,8 +7,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-
 from tests.evaluation.study_records import evaluation, first, measured
+
 from thalweg.errors import SettingsError
 from thalweg.evaluation.claims import Claim
 from thalweg.evaluation.statistics import mcnemar, sign_flip, wilson_interval
@@ -117,14 +117,14 @@ def test_the_student_interval_over_seeds_is_the_closed_form() -> None:
 
 
 def test_chance_alone_is_called_a_win_no_more_often_than_its_level() -> None:
-    """Two arms that are alike, 300 times: 'more' may hold at most in the upper half of 5 %; both tests must agree."""
+    """Two arms that are alike, 120 times: 'more' may hold at most in the upper half of 5 %; both tests must agree."""
     stream = np.random.default_rng(1)
     won = 0
-    for _ in range(300):
+    for _ in range(120):
         share = stream.random(40)
         arms = study(*([measured((stream.random(40) < share).tolist()) for _ in range(5)] for _ in range(2)))
         won += judge(claim("more"), arms, SEEDS).ruling is Ruling.HOLDS
-    assert won <= 300 * 0.025 + 3 * math.sqrt(300 * 0.025)
+    assert won <= 120 * 0.025 + 3 * math.sqrt(120 * 0.025)
 
 
 def test_unconverged_structures_are_counted_and_compared() -> None:

@@ -39,6 +39,7 @@ BASE = "base"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _OWN = ("out", "overwrite", "seed")
 """Settings that the study gives to every run itself."""
+_NO_ROUTE = Implicit()  # what stands in the shared settings, because it fits any path; every arm has its own
 
 
 def _read_route_or_none(value: Any) -> Route | None:
@@ -170,6 +171,7 @@ class Protocol(Section):
     """How bases are fitted; `seed` and `out` are the study's."""
     tune: TuneSettings = TuneSettings(
         relaxation=RelaxationSettings(alpha=0.03, max_steps=300),
+        route=_NO_ROUTE,
         optimiser=OptimiserSettings(updates=36, warmup=5, learning_rate=1e-3),
     )
     """The budget of every arm; `route` is the arm's, `seed` and `out` are the study's."""
@@ -197,9 +199,9 @@ class Protocol(Section):
         Raises:
             SettingsError: settings of the arm's own that are not allowed.
         """
-        route = {} if arm.route is None else {"route": route_values(arm.route)}
-        own = {key: value for key, value in self.tune.model_dump(mode="json").items() if key != "route"}
-        values = {**laid_over(own, arm.tune), **route, "seed": seed}
+        own = laid_over(self.tune.model_dump(mode="json"), arm.tune)
+        route = route_values(self.tune.route if arm.route is None else arm.route)
+        values = {**own, "route": route, "seed": seed}
         return validate_settings(TuneSettings, values, source="tune")
 
     def base_of(self, seed: int) -> TrainSettings:
@@ -227,8 +229,9 @@ class Protocol(Section):
     def _budget_fits(self) -> Self:
         if self.tune.relaxation.alpha is None:
             raise ValueError("tune.relaxation.alpha is null: every arm relaxes by the same one, e.g. 0.03")
-        for section, told, plain in (("base", self.base, TrainSettings()), ("tune", self.tune, TuneSettings())):
-            for name in (*_OWN, *(["route"] if section == "tune" else [])):
+        plain = TuneSettings(route=_NO_ROUTE)
+        for section, told, names in (("base", self.base, _OWN), ("tune", self.tune, (*_OWN, "route"))):
+            for name in names:
                 if getattr(told, name) != getattr(plain, name):
                     raise ValueError(f"{section}.{name} is the study's own: leave it out")
         _refuse_large("tune.optimiser.batch", self.tune.optimiser.batch, self.data.pairs)
