@@ -109,14 +109,21 @@ def test_arms_that_began_from_other_bits_are_told(tmp_path: Path, registration: 
     assert "not all arms began from the same bits" in (tmp_path / "report.html").read_text()
 
 
-def test_the_cost_of_tuning_becomes_columns_where_every_seed_has_it(tmp_path: Path, registration: Registration) -> None:
+def test_the_cost_of_tuning_is_a_table_where_every_seed_has_it(tmp_path: Path, registration: Registration) -> None:
     put_all(tmp_path, registration)
     for seed in range(3):
-        put(tmp_path, registration, "split-20", seed, cost={"force_mae": 0.1 * (seed + 1)})
+        put(
+            tmp_path,
+            registration,
+            "split-20",
+            seed,
+            cost={"errors": {"force_mae": 0.1 * (seed + 1), "reason": None}, "crystal": None},
+        )
     found = results(tmp_path)
-    assert found["arms"][1]["cost"] == {"force_mae": pytest.approx(0.2)}
+    assert found["arms"][1]["cost"]["errors.force_mae"] == pytest.approx(0.2)
     assert found["arms"][0]["cost"] is None
-    assert "<th scope='col'>force mae<small>cost</small></th>" in write_study(tmp_path).read_text()
+    assert "<h2>What tuning cost</h2>" in (page := write_study(tmp_path).read_text())
+    assert "<th scope='col'>errors, force mae</th>" in page
 
 
 def test_records_that_cannot_be_used_are_refused(tmp_path: Path, registration: Registration) -> None:

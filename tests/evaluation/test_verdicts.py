@@ -204,6 +204,12 @@ def test_a_claim_is_open_until_all_that_it_needs_is_there() -> None:
 
 
 def test_the_cost_of_tuning_can_be_claimed_about() -> None:
-    told = {"training": None, "cost": {"force_mae": 0.1}, "evaluation": evaluation(first(3)).record()}
-    arms = study([Measured.from_record({**told, "cost": {"force_mae": 0.3}})] * 5, [Measured.from_record(told)] * 5)
-    assert judge(claim("more", "cost.force_mae"), arms, SEEDS).ruling is Ruling.HOLDS
+    told = {
+        "training": None,
+        "cost": {"errors": {"force_mae": 0.1, "reason": None}},
+        "evaluation": evaluation(first(3)).record(),
+    }
+    arms = study(
+        [Measured.from_record({**told, "cost": {"errors": {"force_mae": 0.3}}})] * 5, [Measured.from_record(told)] * 5
+    )
+    assert judge(claim("more", "cost.errors.force_mae"), arms, SEEDS).ruling is Ruling.HOLDS

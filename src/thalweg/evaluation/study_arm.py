@@ -51,7 +51,7 @@ def run_study_arm(path: Path, seed: int, name: str, workers: int) -> dict[str, A
         plan = registration.protocol.arm(name)
         contest = contest_of(folder, registration.protocol, plan, seed)
         made = run_arm(contest, _arm(folder, registration.protocol, plan, seed))
-        record = _record(folder, plan, seed, contest, made)
+        record = _record(plan, seed, contest, made, registration.protocol.data.frames)
         folder.write(folder.record(seed, name), registration.hash, record, workers=workers)
         folder.failure(seed, name).unlink(missing_ok=True)
         return record
@@ -112,8 +112,8 @@ def _arm(folder: StudyFolder, protocol: Protocol, plan: ArmPlan, seed: int) -> A
     return Arm(plan.name, None, Fit(protocol.fit_of(plan.matching, seed), frames))
 
 
-def _record(folder: StudyFolder, plan: ArmPlan, seed: int, contest: Contest, made: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept of an arm."""
+def _record(plan: ArmPlan, seed: int, contest: Contest, made: dict[str, Any], frames: int) -> dict[str, Any]:
+    """Return what is kept of an arm; `frames` is how many the base was fitted to."""
     training = made["training"]
     summary = None if training is None else {key: training[key] for key in _TOLD if key in training}
     place = contest.folder / "arms" / plan.name
@@ -124,13 +124,13 @@ def _record(folder: StudyFolder, plan: ArmPlan, seed: int, contest: Contest, mad
         "matching": None if plan.matching is None else plan.matching.model_dump(mode="json"),
         "tune": plan.tune,
         "training": summary,
-        "extra_labels": 0 if plan.matching is None else len(read_frames(folder.labels(plan.matching))),
+        "extra_labels": training["frames"] - frames if plan.matching is not None else 0,
         "certificates": certificate_totals(place / "certificates.jsonl"),
         # digests of what it began from: arms of one seed must agree
         "start": digest_potential(load_potential(contest.base)),
         "data": digest_pairs(read_pairs(contest.pairs), read_pairs(contest.held_out)),
         "seconds": made["seconds"],
-        "cost": None,  # what tuning did to energies, forces and constants of the crystal: not measured
+        "cost": made.get("cost"),  # what tuning did to energies, forces and the crystal; None where not measured
         "evaluation": made["evaluation"],
     }
 

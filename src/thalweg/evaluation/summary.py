@@ -21,7 +21,7 @@ from thalweg.evaluation.protocol import BASE, ArmPlan, Protocol
 from thalweg.evaluation.registration import Registration, checked
 from thalweg.evaluation.statistics import mean_over_seeds, wilson_interval
 from thalweg.evaluation.study_folder import StudyFolder
-from thalweg.evaluation.verdicts import LEVEL, Measured, compare, judge
+from thalweg.evaluation.verdicts import LEVEL, Measured, compare, cost_figures, judge
 from thalweg.storage import atomic_write
 from thalweg.training.route_settings import route_values
 
@@ -220,8 +220,9 @@ def _largest(values: Sequence[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _costs(costs: Sequence[Mapping[str, float] | None]) -> dict[str, float | None] | None:
-    found = [cost for cost in costs if cost is not None]
+def _costs(costs: Sequence[Mapping[str, Any] | None]) -> dict[str, float | None] | None:
+    """Return the mean over seeds of each figure; None where a seed has none."""
+    found = [cost_figures(cost) for cost in costs if cost is not None]
     if not found or len(found) < len(costs):
         return None
     return {key: _mean([cost.get(key) for cost in found]) for key in found[0]}

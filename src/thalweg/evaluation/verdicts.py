@@ -25,6 +25,7 @@ from thalweg.evaluation.claims import BOUNDS, COMPARED, COST, METRICS, RATIOS, C
 from thalweg.evaluation.result import Evaluation
 from thalweg.evaluation.statistics import SeedMean, bootstrap_difference, mcnemar, mean_over_seeds, sign_flip
 from thalweg.relaxation.outcome import Outcome
+from thalweg.training.run_folder import flat
 
 LEVEL = 0.05
 """p below which the test over structures counts."""
@@ -59,7 +60,7 @@ class Measured:
         """Read a record of a study."""
         training = record["training"] or {}
         figures = {name: training.get(name) for name in ("saved_bytes", "peak_bytes", "seconds")}
-        figures |= {COST + name: value for name, value in (record["cost"] or {}).items()}
+        figures |= {COST + name: value for name, value in cost_figures(record["cost"]).items()}
         return Measured(Evaluation.from_record(record["evaluation"]), figures)
 
     def value(self, metric: str) -> float | None:
@@ -73,6 +74,12 @@ class Measured:
         if metric == "basins_right":
             return {pair.id: pair.right for pair in self.evaluation.pairs}
         return {pair.id: pair.outcome != Outcome.CONVERGED.label for pair in self.evaluation.pairs}
+
+
+def cost_figures(cost: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return the numbers of a cost of tuning, at any depth, by dotted name; nothing where it was not measured."""
+    found = flat(cost or {})
+    return {name: value for name, value in found.items() if value is None or (isinstance(value, int | float) and name)}
 
 
 Arms = Mapping[str, Mapping[int, Measured]]

@@ -159,7 +159,7 @@ def notes(results: StudyResults) -> list[str]:
 
 def columns(results: StudyResults) -> list[tuple[str, str]]:
     """Return heading and unit of each column of the table of arms."""
-    fixed = [
+    return [
         ("arm", ""),
         ("right", "mean ± s.e."),
         ("of", "structures"),
@@ -176,18 +176,20 @@ def columns(results: StudyResults) -> list[tuple[str, str]]:
         ("extra labels", ""),
         ("seeds", ""),
     ]
-    return fixed + [(name.replace("_", " "), "cost") for name in cost_names(results)]
-
-
-def cost_names(results: StudyResults) -> list[str]:
-    """Return the figures of the cost of tuning that any arm has."""
-    return list(dict.fromkeys(name for arm in results.arms for name in arm.cost or {}))
 
 
 def rows(results: StudyResults) -> list[tuple[str, ...]]:
     """Return the cells of the table of arms as text, in the order of `columns`."""
-    names = cost_names(results)
-    return [(*_row(arm), *(formats.small((arm.cost or {}).get(name)) for name in names)) for arm in results.arms]
+    return [_row(arm) for arm in results.arms]
+
+
+def cost_rows(results: StudyResults) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the figures of the cost of tuning that any arm has, and those of each arm."""
+    names = list(
+        dict.fromkeys(name for arm in results.arms for name, value in (arm.cost or {}).items() if value is not None)
+    )
+    cells = [(arm.name, *(formats.small((arm.cost or {}).get(name)) for name in names)) for arm in results.arms]
+    return [name.replace("_", " ").replace(".", ", ") for name in names], cells
 
 
 def _row(arm: StudyArm) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
     headings = [heading for heading, _ in told.columns(results)], [unit for _, unit in told.columns(results)]
     thresholds, sweep = told.sweep_rows(results)
     seeds, by_seed = told.seed_rows(results)
+    costs, by_cost = told.cost_rows(results)
     parts = [
         _head(results),
         section("The arms", _table(headings[0], told.rows(results), colours, units=headings[1]) + _note()),
@@ -52,6 +53,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
         section("Memory and time", _grid(_memory(run, results)) + _probe(results)),
         section("Right structures by threshold", _table(["arm", *thresholds], sweep, colours)),
         section("Right structures by seed", _table(["arm", *seeds], by_seed, colours)),
+        *([section("What tuning cost", _table(["arm", *costs], by_cost, colours))] if costs else []),
         section("What each arm does", _words(told.what_arms_are(results), colours)),
         section("How verdicts are made", _list(told.notes(results))),
         section("How to run it again", f"<pre>{escape(results.command or '')}</pre>"),
