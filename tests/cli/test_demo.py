@@ -52,6 +52,9 @@ def test_the_demo_measures_every_arm_and_writes_the_report(finished: tuple[Path,
         assert 0 <= arm["basins_right"] <= 2
         assert sum(arm["outcomes"].values()) == 2
         assert arm["dq_mean"] > 0
+        assert arm["cost"]["errors"]["frames"] == 50
+        assert arm["cost"]["errors"]["force_rmse"] > 0
+        assert arm["cost"]["reference"]["c11"] == pytest.approx(151.42, abs=0.01)
         if arm["name"] == "base":  # not trained: not measured, which is not 0
             assert [arm[key] for key in ("saved_bytes", *MEASURED)] == [None] * 3
         else:

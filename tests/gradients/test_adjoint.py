@@ -11,6 +11,7 @@ from ase.build import bulk
 from tests.gradients.surfaces import Bowl, Morse, Twisted, Whirl
 from tests.potentials.pinned import fitted, sites
 
+from thalweg.errors import SettingsError
 from thalweg.gradients import Implicit
 from thalweg.gradients.adjoint import AdjointSettings, ProjectedCurvature, measure_asymmetry, null_modes, solve_adjoint
 from thalweg.potentials.stillinger_weber import StillingerWeber
@@ -127,6 +128,28 @@ def _null_count(potential, structures: Structures) -> list[int]:
         return [0] * len(structures)
     sizes = torch.stack([structures.total(m.square().sum(1)) for m in modes])
     return (sizes > 0.5).sum(0).tolist()
+
+
+def test_the_automatic_tolerance_follows_the_force_left_in_each_structure():
+    settings = AdjointSettings(tolerance="auto")
+    forces = torch.tensor([0.005, 5e-4, 1e-9, 1.0], dtype=torch.float64)
+    assert settings.target(forces).tolist() == pytest.approx([3e-3, 3e-4, 1e-5, 5e-3])
+    assert AdjointSettings(tolerance=2e-4).target(forces).tolist() == [2e-4] * 4
+    assert settings.tightened(1e-11).tolerance == 1e-11
+    with pytest.raises(SettingsError, match=r"or the tolerance auto"):
+        AdjointSettings(tolerance="auto", limit=0.0)
+
+    potential, at = bowl(POSITIVE), atoms()
+    centre = torch.cat([potential.centre.detach()] * 2)
+    left = torch.randn(centre.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    left[:ATOMS] *= 1e-3
+    left[ATOMS:] *= 1e-7
+    at = at.with_positions(centre + left)
+    right = torch.randn(centre.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    found = solve_adjoint(potential, at, right, coordinates=Positions(), settings=replace(settings, limit=0.4))
+    force = potential(at).forces.norm(dim=1).view(2, -1).amax(dim=1)
+    assert bool((found.residual <= settings.target(force)).all())
+    assert found.iterations[0] < found.iterations[1]
 
 
 def test_null_modes_are_found_where_they_are_and_nowhere_else():

@@ -72,3 +72,16 @@ def test_a_zero_derivative_needs_the_absolute_bound():
     constant = compare(lambda: 1.0, [theta], [d], 0.0)
     assert constant.passed
     assert not compare(lambda: 1.0, [theta], [d], 1e-6).passed
+
+
+def test_a_function_that_does_not_move_is_still_and_a_derivative_that_moves_there_is_wrong():
+    theta, d = problem()
+    nothing = compare(lambda: 3.0, [theta], [d], 1e-13, floor=1e-7)
+    assert nothing.still
+    assert not nothing.passed
+    wrong = compare(lambda: 3.0, [theta], [d], 1e-3, absolute=0.0, floor=1e-7)
+    assert not wrong.still
+    assert not wrong.passed
+    moving = compare(lambda: float(value(theta.detach())), [theta], [d], 0.0, floor=1e-7)
+    assert not moving.still
+    assert not moving.passed

@@ -158,6 +158,21 @@ def test_a_structure_is_solved_alike_alone_and_in_company_and_costs_nothing_once
 
 
 @pytest.mark.parametrize("solver", [minres, gmres])
+def test_each_structure_may_have_a_tolerance_of_its_own(solver):
+    blocks = [symmetric(4, _spectrum(4, 0.1, 5), k) for k in range(3)]
+    b = torch.randn(12, 3, dtype=torch.float64, generator=_stream(3))
+    tolerances = [1e-1, 1e-8, 1e-3]
+    together = solver(Dense(blocks), b, tolerance=torch.tensor(tolerances, dtype=torch.float64), max_iterations=40)
+    for k, tolerance in enumerate(tolerances):
+        alone = solver(Dense([blocks[k]]), b[4 * k : 4 * k + 4], tolerance=tolerance, max_iterations=40)
+        assert together.iterations[k] == alone.iterations[0]
+    assert together.iterations[0] < together.iterations[2] < together.iterations[1]
+    residual = _residual(Dense(blocks), together.solution, b)
+    assert all(r <= t for r, t in zip(residual, tolerances, strict=True))
+    assert residual[0] > 1e-3  # no more exact than asked
+
+
+@pytest.mark.parametrize("solver", [minres, gmres])
 def test_a_zero_right_hand_side_gives_zero_and_costs_nothing(solver):
     operator = Dense([symmetric(2, _spectrum(2, 1, 2), 1)])
     solved = solver(operator, torch.zeros(2, 3, dtype=torch.float64), tolerance=1e-10, max_iterations=5)

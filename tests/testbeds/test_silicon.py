@@ -50,6 +50,15 @@ def test_the_perfect_crystal_is_at_rest_with_the_energy_that_formation_energies_
     assert prediction.stress.abs().max() < 1e-8
 
 
+def test_the_crystal_offered_is_one_cubic_cell_of_the_same_crystal() -> None:
+    crystal, reference = Silicon(atoms=216).crystal(), Silicon().reference()
+    assert (len(crystal), crystal.counts.tolist(), crystal.dtype) == (1, [8], torch.float64)
+    assert torch.equal(crystal.cell[0], LATTICE_CONSTANT * torch.eye(3, dtype=torch.float64))
+    found = reference(crystal)
+    assert float(found.energy) / 8 == pytest.approx(BULK_ENERGY, abs=1e-9)
+    assert float(found.forces.abs().max()) < 1e-10
+
+
 def test_formation_energies_are_those_of_discrete_minima(interstitials: Drawn) -> None:
     found = formation_energies(Silicon(), interstitials.pairs)
     known = np.array([3.86, 4.61, 5.19])

@@ -1,4 +1,4 @@
-"""Kills a tuning run at random moments and resumes it; prints what came of it as JSON. Run as a script.
+"""Kills a tuning run with replay at random moments and resumes it; prints what came of it as JSON. Run as a script.
 
 Each run is a forked child, so that imports are paid once. The parent never computes with torch before forking.
 """
@@ -29,7 +29,9 @@ def child(folder: Path) -> int:
         torch.set_num_threads(1)
         status = 1
         try:
-            tune(problems.settings(folder), problems.base(), problems.pairs(6, 1), problems.pairs(3, 2))
+            told = problems.settings(folder, "replay={share: 0.4, batch: 3}")
+            data = problems.pairs(6, 1), problems.pairs(3, 2)
+            tune(told, problems.base(), *data, replay=problems.frames(5, 3))
             status = 0
         finally:
             os._exit(status)

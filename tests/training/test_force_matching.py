@@ -94,17 +94,17 @@ def test_a_finished_fit_is_not_done_again(tmp_path: Path, data: tuple[Frames, Fr
 
 def test_every_frame_comes_once_an_epoch_in_an_order_of_its_own(tmp_path: Path, data: tuple[Frames, Frames]) -> None:
     task = matching(tmp_path, data)
-    drawn = [k for update in range(12) for k in task._batch(update)]  # 60 draws, 5 epochs of 12
+    drawn = [k for update in range(12) for k in task._loss.batch(update)]  # 60 draws, 5 epochs of 12
     epochs = [drawn[start : start + 12] for start in range(0, 60, 12)]
     assert all(Counter(epoch) == Counter(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
-    assert task._batch(7) == matching(tmp_path, data)._batch(7)
+    assert task._loss.batch(7) == matching(tmp_path, data)._loss.batch(7)
 
 
 def test_the_loss_is_the_formula(tmp_path: Path, data: tuple[Frames, Frames]) -> None:
     task = matching(tmp_path, data, "matching={energy_scale: 0.2, force_scale: 0.5}")
     chosen = [7, 2, 2, 11]
-    parts = task.potential_losses(chosen, 4, 28, 0).tolist()
+    parts = task._loss.parts(chosen, 4, 28, 0).tolist()
     energy = force = 0.0
     for k in chosen:
         one = data[0].select([k])
@@ -117,7 +117,7 @@ def test_the_loss_is_the_formula(tmp_path: Path, data: tuple[Frames, Frames]) ->
 def test_the_gradient_of_the_loss_agrees_with_central_differences(tmp_path: Path, data: tuple[Frames, Frames]) -> None:
     task = matching(tmp_path, data)
     p = dict(task.potential.named_parameters())["messages.0.filters"]
-    loss = task.potential_losses([0, 3], 2, 14, 0).sum()
+    loss = task._loss.parts([0, 3], 2, 14, 0).sum()
     (gradient,) = torch.autograd.grad(loss, p)
     direction = torch.cos(torch.arange(p.numel(), dtype=p.dtype)).view_as(p)
     wanted = float((gradient * direction).sum())
@@ -127,7 +127,7 @@ def test_the_gradient_of_the_loss_agrees_with_central_differences(tmp_path: Path
         for sign in (1, -1):
             with torch.no_grad():
                 p.add_(sign * h * direction)
-            values.append(float(task.potential_losses([0, 3], 2, 14, 0).sum().detach()))
+            values.append(float(task._loss.parts([0, 3], 2, 14, 0).sum().detach()))
             with torch.no_grad():
                 p.add_(-sign * h * direction)
         found.append((values[0] - values[1]) / (2 * h))

@@ -48,4 +48,7 @@ def test_two_processes_come_to_what_one_does(tmp_path: Path) -> None:
     assert found["seen"] == [[0, 1, 2, 3]] * 2
     assert found["scores"][1] == pytest.approx(found["scores"][0], rel=1e-6)
     assert found["ids"][0] == found["ids"][1]
+    assert found["replay"][1] == pytest.approx(found["replay"][0], rel=1e-6)
+    assert found["weights"][1] == pytest.approx(found["weights"][0], rel=1e-6)
+    assert found["weights"][0] > 0
     assert found["refused"].startswith("cannot make the run folder")

@@ -56,6 +56,7 @@ def test_an_unknown_name_is_refused_with_its_full_key_and_the_nearest_known(over
         ("route.recompute=1", "route.recompute is 1: it should be true or false"),
         ("route.states=0", "route.states is 0: allowed is 1 or more"),
         ("route.adjoint.tolerance=1", "adjoint tolerance is 1"),
+        ("route.adjoint.tolerance=exact", "route.adjoint.tolerance is 'exact': it should be a number or 'auto'"),
         ("route.horizon=80", "route.horizon is 80, but the relaxation makes 75 updates"),
         ("route.horizon=0", "route.horizon is 0"),
         ("device.dtype=float16", "device.dtype is 'float16'"),

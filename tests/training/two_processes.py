@@ -1,10 +1,11 @@
-"""Tunes once on one process and once on two and prints what differs as JSON. Run as a script."""
+"""Tunes with replay once on one process and once on two and prints what differs as JSON. Run as a script."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -21,11 +22,18 @@ def run(out: Path, devices: int) -> tuple[RunResult, list[int]]:
         out,
         f"device.devices={devices}",
         "optimiser={updates: 3, batch: 3, warmup: 0, learning_rate: 1e-2}",
+        "replay={share: 0.4, batch: 3}",
     )
     seen: list[int] = []
     data = problems.pairs(6, 1), problems.pairs(3, 2)
-    result = tune(told, problems.base(), *data, progress=lambda report: seen.append(report.update))
+    frames = problems.frames(5, 3)
+    result = tune(told, problems.base(), *data, replay=frames, progress=lambda report: seen.append(report.update))
     return result, seen
+
+
+def lines(result: RunResult) -> list[dict[str, Any]]:
+    """Return the metrics of the updates."""
+    return problems.records(result.folder / "metrics.jsonl")[1:]
 
 
 def main(root: Path) -> None:
@@ -50,6 +58,8 @@ def main(root: Path) -> None:
                 "scores": [one.results["best_score"], two.results["best_score"]],
                 "ids": [sorted(c["id"] for c in problems.records(r.folder / "certificates.jsonl")) for r in (one, two)],
                 "refused": refused,
+                "replay": [[x["replay_loss"] for x in lines(r)] for r in (one, two)],
+                "weights": [r.results["replay_weight"] for r in (one, two)],
             }
         )
     )

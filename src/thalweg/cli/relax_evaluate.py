@@ -46,10 +46,14 @@ def evaluate(
     rule: Annotated[str, typer.Option(help="Same-basin rule: quench or distance.")] = "distance",
     reference: Annotated[str | None, typer.Option(help="Reference surface, for quench: as MODEL.")] = None,
     base: Annotated[str | None, typer.Option(help="Potential to compare with, pair by pair: as MODEL.")] = None,
+    frames: Annotated[Path | None, typer.Option(help="Labelled frames, for errors of energies and forces.")] = None,
+    crystal: Annotated[
+        str | None, typer.Option(help="Testbed whose perfect crystal is measured, e.g. silicon.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for the whole record.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Relax held-out starts and count the right basins.
+    """Relax held-out starts and count the right basins; on demand, errors of labels and the perfect crystal.
 
     Example: thalweg evaluate tuned/model.safetensors held-out.extxyz --rule quench --reference stillinger-weber:Si
     """
@@ -57,9 +61,10 @@ def evaluate(
 
     from thalweg.evaluation import evaluate as judge
     from thalweg.evaluation.basins import basin_rule
-    from thalweg.reports.lines import evaluation_lines
+    from thalweg.evaluation.cost import cost_record
+    from thalweg.reports.lines import cost_lines, evaluation_lines
     from thalweg.storage import atomic_write
-    from thalweg.structures.extended_xyz import read_pairs
+    from thalweg.structures.extended_xyz import read_frames, read_pairs
 
     if out is not None:
         refuse_existing(out, overwrite)
@@ -72,9 +77,14 @@ def evaluate(
             known.check(held.starts)
     basin_rule(rule).check(surface, held.energy_minimum)
     path = relaxation_path(overrides, settings, potential, held.minima)
+    labelled = None if frames is None else read_frames(frames)
+    costs = [None if known is None else cost_record(known, labelled, crystal) for known in (potential, start)]
     before = None if start is None else judge(start, held, path, rule=rule, reference=surface)
     record = judge(potential, held, path, rule=rule, reference=surface, base=before).record()
+    record["cost"] = costs[0]
     if out is not None:
         atomic_write(out, json.dumps(record, indent=1), overwrite=overwrite)
     for line in evaluation_lines(record, None if before is None else before.record()):
+        say(line)
+    for line in cost_lines(*costs):
         say(line)

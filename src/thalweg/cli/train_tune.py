@@ -38,17 +38,19 @@ def tune(
     overrides: Overrides = None,
     settings: SettingsFile = None,
     validation: Annotated[Path | None, typer.Option(help="Pairs that choose the best model.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Labelled frames to replay, with replay.share=S.")] = None,
 ) -> None:
     """Train a potential through relaxation, by a route: split, implicit, unrolled or phantom.
 
     Example: thalweg tune base/model.safetensors pairs.extxyz out=tuned route.kind=split route.horizon=20
     """
-    from thalweg.structures.extended_xyz import read_pairs
+    from thalweg.structures.extended_xyz import read_frames, read_pairs
     from thalweg.training.loading import load_settings
     from thalweg.training.settings import TuneSettings
     from thalweg.training.tuning import tune as run
 
     told = load_settings(TuneSettings, settings, overrides or [])
     held = None if validation is None else read_pairs(validation)
-    result = run(told, open_model(model), read_pairs(pairs), held, progress=show_progress)
+    frames = None if replay is None else read_frames(replay)
+    result = run(told, open_model(model), read_pairs(pairs), held, replay=frames, progress=show_progress)
     say_result(result)

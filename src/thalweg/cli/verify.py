@@ -21,12 +21,14 @@ def verify(
 ) -> None:
     """Check every route's gradient of this potential against central differences in float64.
 
-    Without pairs, small rattled crystals of the elements it knows are used. Exit status 1 if a check fails.
+    Without pairs, small strained crystals of the elements it knows are used. A saddle and a relaxation cut short,
+    made on purpose, must be refused. Exit status 1 if a check fails.
 
     Example: thalweg verify base/model.safetensors pairs.extxyz
     """
     from thalweg.evaluation.certify import certify
-    from thalweg.reports.lines import verdict_lines
+    from thalweg.evaluation.refusals import certify_refusals
+    from thalweg.reports.lines import refusal_lines, verdict_lines
     from thalweg.structures.extended_xyz import read_pairs
     from thalweg.training.loading import load_settings
     from thalweg.training.settings import RelaxationSettings
@@ -37,5 +39,8 @@ def verify(
     verdicts = certify(potential, starts, count=count, steps=steps, seed=seed, coordinates=moving)
     for line in verdict_lines(verdicts):
         say(line)
-    if not all(v.passed for v in verdicts):
+    refusals = certify_refusals(potential, starts, seed=seed, coordinates=moving)
+    for line in refusal_lines(refusals):
+        say(line)
+    if not (all(v.passed for v in verdicts) and all(r.refused for r in refusals)):
         raise typer.Exit(1)

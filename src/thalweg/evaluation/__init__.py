@@ -13,6 +13,7 @@ from thalweg.evaluation.basins import (
     basin_rule,
 )
 from thalweg.evaluation.comparison import Improvement, improvement
+from thalweg.evaluation.cost import CostOfTuning, cost_record, measure_cost
 from thalweg.evaluation.evaluate import evaluate
 from thalweg.evaluation.pair_result import PairResult
 from thalweg.evaluation.result import Evaluation
@@ -31,6 +32,7 @@ __all__ = [
     "THRESHOLDS",
     "BasinRule",
     "Comparison",
+    "CostOfTuning",
     "Distance",
     "Evaluation",
     "Improvement",
@@ -42,9 +44,11 @@ __all__ = [
     "Verdict",
     "basin_rule",
     "bootstrap_difference",
+    "cost_record",
     "evaluate",
     "improvement",
     "mcnemar",
     "mean_over_seeds",
+    "measure_cost",
     "wilson_interval",
 ]

@@ -64,6 +64,12 @@ class Contest:
     """Same-basin rule."""
     reference: Path | None
     """Model file of the reference surface, where the rule needs one."""
+    frames_held_out: Path | None = None
+    """Labelled frames that no arm learns from, for errors of energies and forces."""
+    testbed: str | None = None
+    """A key of `TESTBEDS`, whose perfect crystal every arm is measured on."""
+    replay: Path | None = None
+    """Labelled frames that arms replay, as the settings say; None for none."""
 
     def place(self, arm: Arm) -> Path:
         """Return the folder of an arm."""
@@ -107,14 +113,16 @@ def run_arms(
 def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
     """Tune and judge one arm in this process; return what the finished arm's record says.
 
-    The record holds `route`, `training` (results of the run, None for the base), `seconds` and `evaluation`.
+    The record holds `route`, `training` (results of the run, None for the base), `seconds`, `cost` (as `cost_record`
+    gives it, None where nothing was asked for) and `evaluation`.
     """
     import torch
 
     from thalweg.allocator import keep_freed_memory
+    from thalweg.evaluation.cost import cost_record
     from thalweg.evaluation.evaluate import evaluate
     from thalweg.potentials.files import load_potential
-    from thalweg.structures.extended_xyz import read_pairs
+    from thalweg.structures.extended_xyz import read_frames, read_pairs
     from thalweg.training.route_settings import route_values
 
     keep_freed_memory()
@@ -141,7 +149,9 @@ def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
         reference=None if contest.reference is None else load_potential(contest.reference),
     )
     route = None if arm.route is None else route_values(arm.route)
-    record = {"route": route, "training": training, "seconds": time.perf_counter() - began}
+    frames = None if contest.frames_held_out is None else read_frames(contest.frames_held_out)
+    cost = cost_record(potential, frames, contest.testbed)
+    record = {"route": route, "training": training, "seconds": time.perf_counter() - began, "cost": cost}
     atomic_write(place / "evaluation.json", json.dumps(evaluation.record(), indent=1), overwrite=True)
     atomic_write(place / "arm.json", json.dumps(record, indent=1), overwrite=True)
     return {**record, "evaluation": evaluation.record()}
@@ -150,7 +160,7 @@ def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
 def _tuned(contest: Contest, arm: Arm, place: Path) -> tuple[Path, dict[str, Any]]:
     """Tune the base by the arm's route; return the model file and the results of the run."""
     from thalweg.potentials.files import load_potential
-    from thalweg.structures.extended_xyz import read_pairs
+    from thalweg.structures.extended_xyz import read_frames, read_pairs
     from thalweg.training.processes import Report
     from thalweg.training.tuning import tune
 
@@ -160,7 +170,9 @@ def _tuned(contest: Contest, arm: Arm, place: Path) -> tuple[Path, dict[str, Any
             print(line, flush=True)
 
     settings = contest.tune.model_copy(update={"route": arm.route, "out": place})
-    result = tune(settings, load_potential(contest.base), read_pairs(contest.pairs), progress=report)
+    replay = None if contest.replay is None else read_frames(contest.replay)
+    pairs = read_pairs(contest.pairs)
+    result = tune(settings, load_potential(contest.base), pairs, replay=replay, progress=report)
     return result.model, result.results
 
 

@@ -1,12 +1,13 @@
 """Certifying a potential: every route on a few small structures, by `thalweg verify`.
 
-The user's own starts are the best test. Without any, small rattled crystals of the elements the potential knows
-serve, scaled until the forces along the path are moderate.
+The user's own starts are the best test. Without any, small strained and rattled crystals of the elements the
+potential knows serve.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -74,20 +75,46 @@ def certify(
     return verify(exact, starts, path, routes, directions=1, seed=seed)
 
 
-def small_crystals(potential: Potential, count: int, seed: int) -> Structures:
+def small_crystals(potential: Potential, count: int, seed: int, *, strain: float = 0.03) -> Structures:
     """Return rattled cells of about eight atoms: diamond for one element, zinc blende for two and for each next two.
 
-    The nearest distance is the sum of the covalent radii (Cordero et al. 2008), the rattle 0.05 Å.
+    The nearest distance is the sum of the covalent radii (Cordero et al. 2008), the rattle 0.05 Å. The cell is
+    strained at random: a crystal that relaxes to its perfect sites stays there whatever the parameters, and there
+    is no gradient to verify; under strain the two sublattices shift by an amount that depends on them.
+
+    Args:
+        potential: whose species are taken.
+        count: how many cells.
+        seed: root seed.
+        strain: standard deviation of each entry of the strain.
+    """
+    frames: list[Atoms] = []
+    for k, frame in enumerate(perfect_crystals(potential, [1.0] * count)):
+        stream = numpy_stream(seed, "certify", k)
+        frame.positions += 0.05 * stream.standard_normal(frame.positions.shape)
+        entries = strain * stream.standard_normal((3, 3))
+        frame.set_cell(frame.cell.array @ (np.eye(3) + 0.5 * (entries + entries.T)), scale_atoms=True)
+        frames.append(frame)
+    return Structures.from_atoms(frames)
+
+
+def perfect_crystals(potential: Potential, scales: Sequence[float], structure: str = "zincblende") -> list[Atoms]:
+    """Return cubic cells of eight atoms without rattle or strain, each scaled, of the element pairs in turn.
+
+    Args:
+        potential: whose species are taken.
+        scales: factor on the lattice constant of each, which at 1 puts neighbours at the sum of covalent radii.
+        structure: `zincblende` or `rocksalt`, which with one element are diamond and simple cubic.
     """
     species = list(potential.species)
     couples = list(pairwise(species)) if len(species) > 1 else [(species[0], species[0])]
+    bonds = 4 / 3**0.5 if structure == "zincblende" else 2.0  # lattice constant over nearest distance
     frames: list[Atoms] = []
-    for k in range(count):
+    for k, scale in enumerate(scales):
         a, b = couples[k % len(couples)]
-        lattice = 4 / 3**0.5 * (covalent_radii[a] + covalent_radii[b])
-        frame = bulk("ZnS", "zincblende", a=lattice, cubic=True)
+        lattice = scale * bonds * (covalent_radii[a] + covalent_radii[b])
+        frame = bulk("ZnS", structure, a=lattice, cubic=True)
         frame.numbers = np.where(frame.numbers == 30, a, b)
-        frame.positions += 0.05 * numpy_stream(seed, "certify", k).standard_normal(frame.positions.shape)
         frame.info["id"] = f"{chemical_symbols[a]}{chemical_symbols[b]}-{k}"
         frames.append(frame)
-    return Structures.from_atoms(frames)
+    return frames

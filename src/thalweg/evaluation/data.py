@@ -18,6 +18,7 @@ from thalweg.structures.pairs import Frames, Pairs
 from thalweg.testbeds.testbed import Testbed
 
 PAIRS, HELD_OUT, FRAMES = "pairs.extxyz", "held-out.extxyz", "frames.extxyz"
+UNSEEN = "frames-held-out.extxyz"
 
 _AT_ONCE = 50  # pairs relaxed together: their whole trace is kept
 
@@ -32,10 +33,12 @@ class Sizes:
     """Training pairs."""
     held_out: int
     """Held-out pairs."""
+    frames_held_out: int
+    """Labelled frames that nothing learns from."""
 
 
 def make_data(folder: Path, testbed: Testbed, sizes: Sizes, seed: int, *, say: Callable[[str], None]) -> None:
-    """Write pairs, held-out pairs and frames into a folder, where they are not there yet.
+    """Write pairs, held-out pairs, frames and held-out frames into a folder, where they are not there yet.
 
     Each is drawn from a stream of its own below `seed`.
     """
@@ -49,6 +52,8 @@ def make_data(folder: Path, testbed: Testbed, sizes: Sizes, seed: int, *, say: C
     if not (folder / FRAMES).exists():
         say(f"labelling {sizes.frames} frames")
         write_frames(folder / FRAMES, testbed.frames(sizes.frames, 10 * seed))
+    if not (folder / UNSEEN).exists():
+        write_frames(folder / UNSEEN, testbed.frames(sizes.frames_held_out, 10 * seed + 3))
 
 
 def labels_of(testbed: Testbed, pairs: Pairs, labels: Literal["ends", "path"], every: int = 1) -> Frames:

@@ -24,7 +24,7 @@ from pydantic import Field, Strict, model_validator
 import thalweg
 from thalweg.errors import SettingsError, nearest_known
 from thalweg.evaluation.arms import Arm, Contest, certificate_totals, run_arms
-from thalweg.evaluation.data import FRAMES, HELD_OUT, PAIRS, Sizes, make_data
+from thalweg.evaluation.data import FRAMES, HELD_OUT, PAIRS, UNSEEN, Sizes, make_data
 from thalweg.evaluation.dial import measure_dial
 from thalweg.evaluation.example import write_example
 from thalweg.evaluation.provenance import machine
@@ -52,6 +52,9 @@ from thalweg.training.settings import (
 
 SPLIT_HORIZON = 20
 """K of the split, the source's sweet spot."""
+
+FRAMES_HELD_OUT = 50
+"""Labelled frames on which every arm's errors of energies and forces are measured."""
 
 
 class DemoSettings(Section):
@@ -122,12 +125,22 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
         return folder
     began = time.perf_counter()
     torch.set_num_threads(1)  # two threads on small cells were seen 50 times slower than one on a busy machine
-    size = Sizes(settings.frames, settings.pairs, settings.held_out)
+    size = Sizes(settings.frames, settings.pairs, settings.held_out, FRAMES_HELD_OUT)
     make_data(folder, testbed, size, settings.seed, say=say)
     base = _make_base(settings, folder, say)
     reference = folder / "reference.safetensors"
     save_potential(reference, testbed.reference())
-    contest = Contest(folder, base, folder / PAIRS, folder / HELD_OUT, settings.tune, "quench", reference)
+    contest = Contest(
+        folder,
+        base,
+        folder / PAIRS,
+        folder / HELD_OUT,
+        settings.tune,
+        "quench",
+        reference,
+        frames_held_out=folder / UNSEEN,
+        testbed=testbed.kind,
+    )
     records = run_arms(contest, demo_arms(), workers=settings.workers, say=say)
     say("measuring the memory dial")
     dial = measure_dial(load_potential(base), read_pairs(contest.pairs).select([0]).starts, settings.tune.relaxation)
@@ -157,7 +170,7 @@ def _clear(folder: Path, overwrite: bool) -> None:
 
 
 _MADE = (
-    *(PAIRS, HELD_OUT, FRAMES, "reference.safetensors", "base", "arms"),
+    *(PAIRS, HELD_OUT, FRAMES, UNSEEN, "reference.safetensors", "base", "arms"),
     *("example.extxyz", "dial.json", "report.html", "seconds.json"),
 )
 """What a demonstration writes besides the files of every run folder; the data depend on its settings as well."""
@@ -221,6 +234,7 @@ def arm_record(folder: Path, arm: Arm, records: dict[str, dict[str, Any]]) -> di
         "seconds": None if training is None else training["seconds"],
         "skipped_updates": None if training is None else training["skipped_updates"],
         "outcomes": evaluation.outcomes,
+        "cost": record.get("cost"),
         "certificates": certificate_totals(folder / "arms" / arm.name / "certificates.jsonl"),
     }
 

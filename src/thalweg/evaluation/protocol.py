@@ -63,8 +63,10 @@ class DataPlan(Section):
     """Training pairs."""
     held_out: int = Field(default=100, ge=1)
     """Held-out pairs."""
+    frames_held_out: int = Field(default=50, ge=1)
+    """Labelled frames on which errors of energies and forces are measured."""
     seed: int = Field(default=0, ge=0)
-    """Root of all three draws."""
+    """Root of all draws."""
 
     def family(self) -> Testbed:
         """Return the testbed.
@@ -256,6 +258,7 @@ class Protocol(Section):
                 if arm.route is not None:
                     told = self.tune_of(arm, 0)
                     _refuse_large("tune.optimiser.batch", told.optimiser.batch, self.data.pairs)
+                    _refuse_large("tune.replay.batch", told.replay.batch if told.replay.on else 0, self.data.frames)
                 if arm.matching is not None:
                     self.fit_of(arm.matching, 0)
             except SettingsError as error:

@@ -121,7 +121,8 @@ def _prepare(folder: StudyFolder, registration: Registration, names: set[str], s
         raise SettingsError(f"{folder.work} is of another registration: remove it, it can be made again")
     plan = registration.protocol.data
     testbed = plan.family()
-    make_data(folder.work, testbed, Sizes(plan.frames, plan.pairs, plan.held_out), plan.seed, say=say)
+    sizes = Sizes(plan.frames, plan.pairs, plan.held_out, plan.frames_held_out)
+    make_data(folder.work, testbed, sizes, plan.seed, say=say)
     if not folder.reference.exists():
         save_potential(folder.reference, testbed.reference())
     for arm in registration.protocol.arms:

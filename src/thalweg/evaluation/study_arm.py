@@ -16,7 +16,7 @@ import torch
 from thalweg.allocator import keep_freed_memory
 from thalweg.errors import ThalwegError
 from thalweg.evaluation.arms import Arm, Contest, Fit, certificate_totals, run_arm
-from thalweg.evaluation.data import FRAMES, HELD_OUT, PAIRS
+from thalweg.evaluation.data import FRAMES, HELD_OUT, PAIRS, UNSEEN
 from thalweg.evaluation.dial import affordable, both_ways, measure_routes
 from thalweg.evaluation.protocol import ArmPlan, Protocol
 from thalweg.evaluation.registration import checked
@@ -89,14 +89,18 @@ def run_probe(path: Path, workers: int) -> None:
 
 def contest_of(folder: StudyFolder, protocol: Protocol, plan: ArmPlan, seed: int) -> Contest:
     """Return what the arms of a seed share, with the settings of one of them."""
+    tune = protocol.tune_of(plan, seed)
     return Contest(
         folder.seed(seed),
         folder.base(seed) / "model.safetensors",
         folder.work / PAIRS,
         folder.work / HELD_OUT,
-        protocol.tune_of(plan, seed),
+        tune,
         protocol.rule,
         folder.reference,
+        frames_held_out=folder.work / UNSEEN,
+        testbed=protocol.data.testbed,
+        replay=folder.work / FRAMES if tune.replay.on else None,
     )
 
 
@@ -130,7 +134,7 @@ def _record(plan: ArmPlan, seed: int, contest: Contest, made: dict[str, Any], fr
         "start": digest_potential(load_potential(contest.base)),
         "data": digest_pairs(read_pairs(contest.pairs), read_pairs(contest.held_out)),
         "seconds": made["seconds"],
-        "cost": made.get("cost"),  # what tuning did to energies, forces and the crystal; None where not measured
+        "cost": made["cost"],
         "evaluation": made["evaluation"],
     }
 

@@ -37,6 +37,8 @@ class Comparison:
     """Step sizes that agree with each other."""
     passed: bool
     """Whether the relative or the absolute bound is met on a plateau."""
+    still: bool = False
+    """Whether f does not move with the parameters at all: there was nothing to compare, and nothing passed."""
 
 
 def compare(
@@ -47,6 +49,7 @@ def compare(
     *,
     relative: float = 1e-6,
     absolute: float = 1e-12,
+    floor: float = 0.0,
     steps: Sequence[float] = DEFAULT_STEPS,
 ) -> Comparison:
     """Compare a directional derivative with central differences of `value`.
@@ -58,6 +61,8 @@ def compare(
         analytic: the derivative under test.
         relative: bound on the relative error at the plateau.
         absolute: a difference below this passes whatever the relative error.
+        floor: f is still where the derivative under test and the differences at the two largest steps all lie
+            below this; 0 looks no closer.
         steps: values of h.
     """
     saved = [p.detach().clone() for p in parameters]
@@ -65,6 +70,8 @@ def compare(
         raw = [_difference(value, parameters, saved, direction, h) for h in steps]
     finally:
         _set(parameters, saved)
+    if max(abs(analytic), abs(raw[0]), abs(raw[1])) < floor:  # False where one of them is not a number
+        return Comparison(analytic, raw[0], math.nan, (), passed=False, still=True)
     numeric = [
         fine + (fine - coarse) / ((h / finer) ** 2 - 1)
         for coarse, fine, h, finer in zip(raw[:-1], raw[1:], steps[:-1], steps[1:], strict=True)

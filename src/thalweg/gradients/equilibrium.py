@@ -14,11 +14,45 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thalweg.gradients.adjoint import Adjoint, AdjointSettings, solve_adjoint
-from thalweg.gradients.certificate import Certificate
+from thalweg.gradients.certificate import Certificate, begin
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.coordinates import FreeCoordinates
 from thalweg.relaxation.path import Path
 from thalweg.structures.batch import Structures
+
+
+def relax_implicitly(
+    potential: Potential,
+    structures: Structures,
+    path: Path,
+    settings: AdjointSettings,
+    *,
+    reference: Structures,
+    skip: int = 0,
+    already: int = 0,
+) -> tuple[Structures, list[Certificate]]:
+    """Relax without a graph; return X* with its implicit gradient, and one certificate per structure.
+
+    Args:
+        potential: whose parameters receive the gradient.
+        structures: where the relaxation goes on from.
+        path: the updates, the finish and the tolerance.
+        settings: how well the adjoint is solved.
+        reference: what strain is measured from, where the cell moves: the starts of the whole path.
+        skip: updates of the path that are made already or passed over.
+        already: moves made before, which certificates count (the horizon).
+    """
+    relaxation = path.run(potential, structures.detach(), skip=skip, reference=reference.detach())
+    certificates = begin(relaxation, already=already)
+    relaxed = attach_implicit(
+        potential,
+        relaxation.structures,
+        certificates,
+        coordinates=path.coordinates,
+        settings=settings,
+        reference=reference,
+    )
+    return relaxed, certificates
 
 
 def attach_implicit(

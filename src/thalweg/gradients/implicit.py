@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from thalweg.gradients.adjoint import AdjointSettings
-from thalweg.gradients.certificate import begin
-from thalweg.gradients.equilibrium import attach_implicit, equilibrium_claim
+from thalweg.gradients.equilibrium import equilibrium_claim, relax_implicitly
 from thalweg.gradients.route import Differentiated, Route
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
@@ -25,21 +24,12 @@ class Implicit(Route):
 
     def differentiate(self, potential: Potential, starts: Structures, path: Path) -> Differentiated:
         """Return X*; see `Route.differentiate`."""
-        relaxation = path.run(potential, starts.detach())
-        certificates = begin(relaxation)
-        equilibrium = attach_implicit(
-            potential,
-            relaxation.structures,
-            certificates,
-            coordinates=path.coordinates,
-            settings=self.adjoint,
-            reference=starts,
-        )
+        equilibrium, certificates = relax_implicitly(potential, starts, path, self.adjoint, reference=starts)
         return Differentiated(guided=None, equilibrium=equilibrium, certificates=certificates)
 
     def tightened(self, tolerance: float) -> Implicit:
         """Return the route with a tighter adjoint; see `Route.tightened`."""
-        return replace(self, adjoint=replace(self.adjoint, tolerance=tolerance, max_iterations=2000))
+        return replace(self, adjoint=self.adjoint.tightened(tolerance))
 
     def claims(self, potential: Potential, starts: Structures, path: Path) -> dict[str, Callable[[], Structures]]:
         """X*, found again from X* of the unchanged parameters; see `Route.claims`."""

@@ -74,7 +74,7 @@ def minres(
     operator: Operator,
     right: Float[Tensor, "rows 3"],
     *,
-    tolerance: float,
+    tolerance: float | Float[Tensor, " structures"],
     max_iterations: int,
     preconditioner: Preconditioner | None = None,
 ) -> Solved:
@@ -87,7 +87,7 @@ def minres(
     Args:
         operator: A, one symmetric block per structure.
         right: b.
-        tolerance: stop a structure when ‖b − A x‖ ≤ tolerance · ‖b‖ by the recurrence.
+        tolerance: stop a structure when ‖b − A x‖ ≤ tolerance · ‖b‖ by the recurrence; one for all or one each.
         max_iterations: most products per structure; twice as many vectors are kept.
         preconditioner: M, symmetric positive definite on the range of A; None for the identity.
 
@@ -99,6 +99,7 @@ def minres(
     solution = torch.zeros_like(right)
     iterations = torch.zeros(total, dtype=torch.long, device=right.device)
     ritz = torch.full((total, 2), torch.nan, dtype=norm.dtype, device=right.device)
+    target = torch.as_tensor(tolerance, dtype=norm.dtype, device=right.device).expand(total)
     live = torch.arange(total, device=right.device)
     place = torch.arange(len(right), device=right.device)  # rows of the present operator in the full batch
     lanczos = _Lanczos(operator, preconditioner, right / scale[all_owner, None])
@@ -113,7 +114,7 @@ def minres(
             going = going[going]
         iterations[live[going]] += 1
         residual, exhausted = lanczos.extend(going)
-        going = going & (residual > tolerance) & ~exhausted
+        going = going & (residual > target[live]) & ~exhausted
     solution[place], ritz[live] = lanczos.solution, lanczos.extreme_ritz()
     return Solved(solution * scale[all_owner, None], iterations, ritz[:, 0], ritz[:, 1])
 
@@ -219,7 +220,13 @@ class _Lanczos:
             self.preconditioner = self.preconditioner.restrict(keep)
 
 
-def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: float, max_iterations: int) -> Solved:
+def gmres(
+    operator: Operator,
+    right: Float[Tensor, "rows 3"],
+    *,
+    tolerance: float | Float[Tensor, " structures"],
+    max_iterations: int,
+) -> Solved:
     """Solve A x = b for any A, without restarts.
 
     The Ritz values are those of the Arnoldi matrix, by real part. The lowest is min_k (Re θ_k + r_k) with r_k the
@@ -229,7 +236,7 @@ def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: floa
     Args:
         operator: A, one block per structure.
         right: b.
-        tolerance: stop a structure when ‖b − A x‖ ≤ tolerance · ‖b‖ by the recurrence.
+        tolerance: stop a structure when ‖b − A x‖ ≤ tolerance · ‖b‖ by the recurrence; one for all or one each.
         max_iterations: most products per structure; as many vectors are kept.
 
     Source: Saad & Schultz (1986), SIAM J. Sci. Stat. Comput. 7, 856; Gram–Schmidt is done twice.
@@ -240,6 +247,7 @@ def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: floa
     solution = torch.zeros_like(right)
     iterations = torch.zeros(total, dtype=torch.long, device=right.device)
     lowest, highest = torch.full_like(norm, torch.nan), torch.full_like(norm, torch.nan)
+    target = torch.as_tensor(tolerance, dtype=norm.dtype, device=right.device).expand(total)
     live = torch.arange(total, device=right.device)
     place = torch.arange(len(right), device=right.device)
     arnoldi = _Arnoldi(operator, right / scale[all_owner, None])
@@ -255,7 +263,7 @@ def gmres(operator: Operator, right: Float[Tensor, "rows 3"], *, tolerance: floa
             going = going[going]
         iterations[live[going]] += 1
         residual, exhausted = arnoldi.extend(going)
-        going = going & (residual > tolerance) & ~exhausted
+        going = going & (residual > target[live]) & ~exhausted
     solution[place] = arnoldi.solution()
     lowest[live], highest[live] = arnoldi.extreme_ritz()
     return Solved(solution * scale[all_owner, None], iterations, lowest, highest)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from thalweg.gradients.adjoint import AdjointSettings
-from thalweg.gradients.certificate import begin
-from thalweg.gradients.equilibrium import attach_implicit, equilibrium_claim
+from thalweg.gradients.equilibrium import equilibrium_claim, relax_implicitly
 from thalweg.gradients.guidance import check_horizon, check_states, guide
 from thalweg.gradients.route import Differentiated, Route
 from thalweg.potentials.contract import Potential
@@ -47,21 +46,14 @@ class Split(Route):
         count = check_horizon(self.horizon, path)
         guided, _ = guide(potential, starts, path, count, recompute=self.recompute, states=self.states)
         made = path.steps if self.shortcut else count
-        relaxation = path.run(potential, guided.detach(), skip=made, reference=starts.detach())
-        certificates = begin(relaxation, already=count)
-        equilibrium = attach_implicit(
-            potential,
-            relaxation.structures,
-            certificates,
-            coordinates=path.coordinates,
-            settings=self.adjoint,
-            reference=starts,
+        equilibrium, certificates = relax_implicitly(
+            potential, guided, path, self.adjoint, reference=starts, skip=made, already=count
         )
         return Differentiated(guided=guided, equilibrium=equilibrium, certificates=certificates)
 
     def tightened(self, tolerance: float) -> Split:
         """Return the route with a tighter adjoint; see `Route.tightened`."""
-        return replace(self, adjoint=replace(self.adjoint, tolerance=tolerance, max_iterations=2000))
+        return replace(self, adjoint=self.adjoint.tightened(tolerance))
 
     def claims(self, potential: Potential, starts: Structures, path: Path) -> dict[str, Callable[[], Structures]]:
         """X_K of the updates and X*; see `Route.claims`."""

@@ -3,7 +3,8 @@
 Each route names the functions of θ whose derivatives it claims (`Route.claims`): X_K after K updates, X* where
 forces vanish. For a smooth scalar of each, the directional derivative from `backward()` must meet the plateau of
 central differences in float64. Structures that the route refuses (unconverged, saddle) are left out of the scalar
-and counted.
+and counted. Where symmetry holds X* in place whatever the parameters (a perfect crystal) both derivatives are
+rounding: that is said, and does not pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
+
+_STILL = 1e-7
+"""A scalar of X that changes by less than this (Å) per unit of the direction, about the parameters' own size, does
+not depend on them: fmax leaves X* known to 1e-11 Å or so, which differences at h = 1e-2 turn into 1e-9. Perfect
+crystals showed 1e-12, starts of low symmetry 1e-3 and more."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,13 @@ class Verdict:
         return self.structures > 0 and all(c.passed for c in self.comparisons)
 
     @property
+    def still(self) -> bool:
+        """Whether the point does not move with the parameters, so that there was nothing to verify."""
+        return any(c.still for c in self.comparisons)
+
+    @property
     def worst(self) -> float:
-        """Largest relative error; NaN if some comparison found no plateau."""
+        """Largest relative error; NaN if some comparison found no plateau or nothing that moves."""
         return float(torch.tensor([c.relative_error for c in self.comparisons]).max()) if self.comparisons else 0.0
 
 
@@ -160,7 +171,7 @@ def _compare(
         with torch.no_grad():
             return float(scalar(value()))
 
-    return compare(at_present, parameters, direction, analytic, relative=relative, absolute=0.0)
+    return compare(at_present, parameters, direction, analytic, relative=relative, absolute=0.0, floor=_STILL)
 
 
 def _scalar(

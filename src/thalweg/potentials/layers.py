@@ -1,9 +1,9 @@
-"""What the networks share: seeded linear maps, the settings every network has, one line for a refused setting."""
+"""What the networks share: settings and reference energies, seeded linear maps, one line for a refused setting."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from ase.data import chemical_symbols
@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, fiel
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from thalweg.errors import nearest_known
+from thalweg.errors import PotentialError, nearest_known
+from thalweg.potentials.contract import Potential
+from thalweg.potentials.reference import Reference, take_reference
+from thalweg.structures.batch import Structures
 
 SILU_GAIN = 1.7
 """Restores unit variance after SiLU of a unit normal: 1/sqrt(E[σ(x)²]) = 1.68."""
@@ -52,6 +55,65 @@ def settings_fault(kind: str, model: type[BaseModel], error: ValidationError) ->
         return f"{kind} needs the setting {where!r}, e.g. species: [14] for silicon"
     reason = fault["msg"].removeprefix("Value error, ")
     return f"{kind} setting {where!r} is {value!r}: {reason}" if where else f"{kind} settings: {reason}"
+
+
+class Network(Potential):
+    """A potential in float32 that is built from a settings model and scaled and shifted by a reference.
+
+    A subclass names its `model`, draws its parameters and calls `begin` in `__init__`.
+    """
+
+    model: ClassVar[type[NetworkSettings]]
+    """The settings it is built from."""
+    scale: Tensor
+    """Factor on what the network says, eV; a buffer."""
+    shift: Tensor
+    """Energy of each species, eV; a buffer."""
+
+    def begin(self, settings: NetworkSettings) -> None:
+        """Keep the settings and set shift 0 and scale 1, until a reference is set."""
+        self._settings = settings
+        self.species = settings.species
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("shift", torch.zeros(len(self.species), dtype=torch.float32))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plain values from which `from_settings` builds the same network."""
+        return self._settings.model_dump(mode="json")
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build a network with the fresh parameters of its seed; the keys are the fields of `model`.
+
+        Raises:
+            PotentialError: an unknown key, a wrong type or a value outside its range.
+        """
+        try:
+            return cls(cls.model.model_validate(settings))
+        except ValidationError as error:
+            raise PotentialError(settings_fault(cls.kind, cls.model, error)) from None
+
+    def set_reference(self, reference: Reference) -> None:
+        """Take the shift of every species (eV) and the scale from a reference.
+
+        Raises:
+            PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
+        """
+        take_reference(reference, self.species, self.shift, self.scale)
+
+    def check_input(self, structures: Structures) -> None:
+        """Refuse structures of another floating type or with elements it never saw.
+
+        Raises:
+            PotentialError: naming what differs.
+        """
+        if structures.dtype != self.scale.dtype:
+            raise PotentialError(
+                f"structures are {structures.dtype} but this {self.kind} potential is {self.scale.dtype}: "
+                f"convert one with .to(dtype=...)"
+            )
+        self.check(structures)
 
 
 def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> nn.Parameter:

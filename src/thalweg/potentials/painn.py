@@ -23,20 +23,18 @@ and 4.6 Å), in the same time (forces 11 and 13 ms, differentiated once more 34 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from thalweg.errors import PotentialError
 from thalweg.potentials.contract import ConservativePotential
-from thalweg.potentials.layers import SILU_GAIN, Linear, NetworkSettings, Perceptron, normal, settings_fault
+from thalweg.potentials.layers import SILU_GAIN, Linear, Network, NetworkSettings, Perceptron, normal
 from thalweg.potentials.neighbourhoods import Neighbourhoods, lay_out
 from thalweg.potentials.radial import RadialBasis, softened_length
-from thalweg.potentials.reference import Reference, take_reference
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -130,18 +128,16 @@ class Update(nn.Module):
         return s, None if self.last else v + gates[2].unsqueeze(1) * u
 
 
-class PaiNN(ConservativePotential):
+class PaiNN(Network, ConservativePotential):
     """Equivariant message passing with an energy; built from `PaiNNSettings`, in float32."""
 
     kind: ClassVar[str] = "painn"
-    scale: Tensor
-    shift: Tensor
+    model: ClassVar[type[NetworkSettings]] = PaiNNSettings
 
     def __init__(self, settings: PaiNNSettings) -> None:
         """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
         super().__init__()
-        self._settings = settings
-        self.species = settings.species
+        self.begin(settings)
         self.cutoff = settings.cutoff
         c, k, z = settings.channels, settings.radial_functions, len(settings.species)
         generator = torch_stream(settings.seed, "painn parameters")
@@ -155,37 +151,10 @@ class PaiNN(ConservativePotential):
             Update(c, generator, last=n == settings.layers - 1) for n in range(settings.layers)
         )
         self.readout = Perceptron(c, c, 1, generator)
-        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
-        self.register_buffer("shift", torch.zeros(z, dtype=torch.float32))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The plain values from which `from_settings` builds the same network."""
-        return self._settings.model_dump(mode="json")
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build a network with the fresh parameters of its seed; see `PaiNNSettings` for the keys.
-
-        Raises:
-            PotentialError: an unknown key, a wrong type or a value outside its range.
-        """
-        try:
-            return cls(PaiNNSettings.model_validate(settings))
-        except ValidationError as error:
-            raise PotentialError(settings_fault(cls.kind, PaiNNSettings, error)) from None
-
-    def set_reference(self, reference: Reference) -> None:
-        """Take the shift of every species (eV) and the scale from a reference.
-
-        Raises:
-            PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
-        """
-        take_reference(reference, self.species, self.shift, self.scale)
 
     def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return the energy of each structure, eV."""
-        self._check_input(structures)
+        self.check_input(structures)
         around = lay_out(structures, edges, self.cutoff)
         geometry = self._geometry(around)
         known = torch.tensor(self.species, device=structures.device)
@@ -208,11 +177,3 @@ class PaiNN(ConservativePotential):
         radial = self.radial(d)  # radial, atoms, slots
         directed = (r / d).unsqueeze(1) * radial
         return radial.transpose(0, 1), directed.flatten(0, 1).transpose(0, 1)
-
-    def _check_input(self, structures: Structures) -> None:
-        if structures.dtype != self.scale.dtype:
-            raise PotentialError(
-                f"structures are {structures.dtype} but this {self.kind} potential is {self.scale.dtype}: "
-                f"convert one with .to(dtype=...)"
-            )
-        self.check(structures)

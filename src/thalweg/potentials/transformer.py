@@ -24,19 +24,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from thalweg.errors import PotentialError
-from thalweg.potentials.contract import Potential, Prediction
+from thalweg.potentials.contract import Prediction
 from thalweg.potentials.element_descriptors import DESCRIPTORS, HEAVIEST, descriptors
-from thalweg.potentials.layers import Linear, NetworkSettings, normal, settings_fault
-from thalweg.potentials.reference import Reference, take_reference
+from thalweg.potentials.layers import Linear, Network, NetworkSettings, normal
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -168,7 +167,7 @@ class Tokens(nn.Module):
         return out
 
 
-class CellBlindTransformer(Potential):
+class CellBlindTransformer(Network):
     """Direct forces from attention over absolute coordinates; built from `CellBlindTransformerSettings`, in float32.
 
     It needs no neighbour list: `cutoff` only bounds the search for overlapping atoms while relaxing.
@@ -176,15 +175,14 @@ class CellBlindTransformer(Potential):
 
     kind: ClassVar[str] = "transformer"
     conservative: ClassVar[bool] = False
+    model: ClassVar[type[NetworkSettings]] = CellBlindTransformerSettings
     descriptors: Tensor
-    scale: Tensor
-    shift: Tensor
 
     def __init__(self, settings: CellBlindTransformerSettings) -> None:
         """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
         super().__init__()
-        self._settings = settings
-        self.species = settings.species
+        self.begin(settings)
+        self._length = settings.length
         self.cutoff = 1.5
         generator = torch_stream(settings.seed, "transformer parameters")
         self.tokens = Tokens(settings.width, generator)
@@ -192,33 +190,6 @@ class CellBlindTransformer(Potential):
         self.push = Linear(settings.width, 3, generator)
         self.readout = normal(generator, settings.width, scale=settings.width**-0.5)
         self.register_buffer("descriptors", descriptors()[[z - 1 for z in self.species]].float())
-        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
-        self.register_buffer("shift", torch.zeros(len(self.species), dtype=torch.float32))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The plain values from which `from_settings` builds the same network."""
-        return self._settings.model_dump(mode="json")
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Build a network with the fresh parameters of its seed; see `CellBlindTransformerSettings` for the keys.
-
-        Raises:
-            PotentialError: an unknown key, a wrong type or a value outside its range.
-        """
-        try:
-            return cls(CellBlindTransformerSettings.model_validate(settings))
-        except ValidationError as error:
-            raise PotentialError(settings_fault(cls.kind, CellBlindTransformerSettings, error)) from None
-
-    def set_reference(self, reference: Reference) -> None:
-        """Take the shift of every species (eV) and the scale from a reference.
-
-        Raises:
-            PotentialError: a species without a shift, a shift that is not finite, or a scale not above 0.
-        """
-        take_reference(reference, self.species, self.shift, self.scale)
 
     def forward(
         self,
@@ -244,12 +215,7 @@ class CellBlindTransformer(Potential):
                 f"a {self.kind} potential does not see the cell and has no stress: keep the cell fixed, or take "
                 "another kind, e.g. painn"
             )
-        if structures.dtype != self.scale.dtype:
-            raise PotentialError(
-                f"structures are {structures.dtype} but this {self.kind} potential is {self.scale.dtype}: "
-                f"convert one with .to(dtype=...)"
-            )
-        self.check(structures)
+        self.check_input(structures)
         with torch.set_grad_enabled(graph):
             energy, forces = self._heads(structures)
         return Prediction(energy, forces)
@@ -257,7 +223,7 @@ class CellBlindTransformer(Potential):
     def _heads(self, structures: Structures) -> tuple[Float[Tensor, " structures"], Float[Tensor, "atoms 3"]]:
         known = torch.tensor(self.species, device=structures.device)
         element = torch.searchsorted(known, structures.numbers)
-        x = structures.positions / self._settings.length
+        x = structures.positions / self._length
         h = self.tokens(torch.cat([x, self.descriptors.index_select(0, element)], dim=1))
         seats = _Seats.of(structures)
         for layer in self.layers:

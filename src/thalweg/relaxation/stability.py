@@ -62,6 +62,11 @@ class Curvature:
         with torch.enable_grad():
             _, self._forces = coordinates.evaluate(potential, self.reference, self._leaf, edges=edges, graph=True)
 
+    @property
+    def forces(self) -> Float[Tensor, "rows 3"]:
+        """The forces at the points, eV/Å, without a graph; zero on fixed components."""
+        return torch.where(self.free, self._forces.detach(), 0.0)
+
     def __call__(self, v: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
         """Return Hᵀ v of every structure, zero on fixed components; eV/Å² times the unit of `v`."""
         (product,) = torch.autograd.grad(

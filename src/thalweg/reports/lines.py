@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thalweg.evaluation.refusals import Refusal
     from thalweg.gradients.verification import Verdict
     from thalweg.structures.describe import Basin, Description, Spread
 
@@ -81,6 +82,46 @@ def evaluation_lines(record: Mapping[str, Any], base: Mapping[str, Any] | None =
     return lines
 
 
+def cost_lines(record: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> list[str]:
+    """Return errors of labels and the perfect crystal, beside the base's; records as `cost_record` gives them."""
+    lines = []
+    for name, found in (("base", base), ("model", record)):
+        if found is None:
+            continue
+        if found["errors"] is not None:
+            lines.append(f"{name}, {_count(found['errors']['frames'], 'labelled frame')}: {_errors(found['errors'])}")
+        if found["crystal"] is not None:
+            lines.append(f"{name}, crystal: {_crystal(found['crystal'])}")
+    if record is not None and record["reference"] is not None:
+        lines.append(f"reference, crystal: {_crystal(record['reference'])}")
+    return lines
+
+
+def _errors(errors: Mapping[str, Any]) -> str:
+    if errors["reason"] is not None:
+        return str(errors["reason"])
+    cosine = "–" if errors["force_cosine"] is None else f"{errors['force_cosine']:.3f}"
+    return (
+        f"energy RMSE {errors['energy_rmse']:.1f}, MAE {errors['energy_mae']:.1f} meV/atom "
+        f"(without the mean of {errors['energy_shift']:.1f}: {errors['energy_shifted_rmse']:.1f}, "
+        f"{errors['energy_shifted_mae']:.1f}); force RMSE {errors['force_rmse']:.0f}, MAE {errors['force_mae']:.0f} "
+        f"meV/Å, cosine {cosine}"
+    )
+
+
+def _crystal(crystal: Mapping[str, Any]) -> str:
+    forms = {
+        "lattice_constant": "a {:.4f} Å",
+        "cohesive_energy": "cohesive energy {:.3f} eV",
+        "c11": "C11 {:.1f}",
+        "c12": "C12 {:.1f}",
+        "c44": "C44 {:.1f}",
+        "c44_unrelaxed": "(unrelaxed {:.1f}) GPa",
+    }
+    parts = [form.format(crystal[key]) for key, form in forms.items() if crystal[key] is not None]
+    return ", ".join(parts + ([] if crystal["reason"] is None else [crystal["reason"]])).replace(", (", " (")
+
+
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Return the table of `thalweg verify`."""
     lines = [f"{'route':<40} {'point':<12} {'structures':>10} {'relative error':>15}  verdict"]
@@ -98,6 +139,11 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
             f"{_NO_PLATEAU}: neighbouring differences disagree, so nothing can be said of the gradient there; "
             "give starts nearer to a minimum"
         )
+    if _STILL in errors:
+        lines.append(
+            f"{_STILL}: symmetry holds X* in place whatever the parameters, so its gradient is zero and nothing was "
+            "verified; give starts that relax to a structure of lower symmetry, e.g. with a defect"
+        )
     if _NOBODY in errors:
         lines.append(f"{_NOBODY}: no start reached a minimum that can be differentiated; give other starts")
     passed = sum(v.passed for v in verdicts)
@@ -105,10 +151,26 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-_NO_PLATEAU, _NOBODY = "no plateau", "none took part"
+def refusal_lines(refusals: Sequence[Refusal]) -> list[str]:
+    """Return the rows of what had to be refused."""
+    lines = []
+    for refusal in refusals:
+        seen = refusal.lowest_curvature
+        curvature = "" if seen is None else f", lowest curvature {seen:.3g} eV/Å²".replace("-", "−")
+        said = refusal.reason or "took part"
+        verdict = "refused" if refusal.refused else f"NOT REFUSED ({said}, gradient {refusal.leaked:.2g})"
+        lines.append(f"{refusal.case}, {refusal.route}: {verdict}{curvature} ({refusal.where})")
+    held = sum(refusal.refused for refusal in refusals)
+    lines.append(f"{held} of {len(refusals)} refused: cases that have no implicit gradient, made on purpose")
+    return lines
+
+
+_NO_PLATEAU, _NOBODY, _STILL = "no plateau", "none took part", "does not move"
 
 
 def _error(verdict: Verdict) -> str:
     if verdict.structures == 0:
         return _NOBODY
+    if verdict.still:
+        return _STILL
     return _NO_PLATEAU if verdict.worst != verdict.worst else f"{verdict.worst:.1e}"

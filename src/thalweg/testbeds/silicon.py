@@ -154,6 +154,10 @@ class Silicon(Testbed):
             parts.append(Frames(structures, label.energy, label.forces, names))
         return Frames.concatenate(parts).select(range(count))
 
+    def crystal(self) -> Structures:
+        """Return the conventional cell of eight atoms at the equilibrium lattice constant."""
+        return Structures.from_atoms(bulk("Si", "diamond", LATTICE_CONSTANT, cubic=True), ids=["silicon"])
+
     def _crystal(self) -> Cell:
         repeat = round((self.atoms / 8) ** (1 / 3))
         cell = bulk("Si", "diamond", LATTICE_CONSTANT, cubic=True) * (repeat, repeat, repeat)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.outcome import Outcome
 from thalweg.relaxation.path import Path
+from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames, Pairs
 
 
@@ -79,3 +80,10 @@ class Testbed(ABC):
         Raises:
             SettingsError: `count` below 1.
         """
+
+    def crystal(self) -> Structures | None:
+        """Return the perfect crystal behind the family, one cubic cell with its axes along x, y and z, in float64.
+
+        None, which is the default, where there is no such crystal.
+        """
+        return None

@@ -10,7 +10,7 @@ from thalweg.potentials.contract import Potential
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames, Pairs
 from thalweg.structures.rotation import refuse_partly_fixed
-from thalweg.training.settings import TrainSettings, TuneSettings
+from thalweg.training.settings import MatchingSettings, TrainSettings, TuneSettings
 
 
 def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, validation: Pairs | None) -> None:
@@ -51,19 +51,60 @@ def check_frames(settings: TrainSettings, frames: Frames, validation: Frames | N
     _check_sets("frames", frames, validation, settings.optimiser.batch)
     for part in (frames, validation):
         if part is not None:
-            _check_finite(part.structures.positions, part.structures, "the frame")
-            _check_finite(part.forces, part.structures, "the force label")
-            bad = ~torch.isfinite(part.energy)
-            if bool(bad.any()):
-                k = int(bad.nonzero()[0])
-                raise StructureError(
-                    f"frame {part.ids[k]!r}: its energy is {float(part.energy[k])}: leave it out or mend it"
-                )
+            _check_labels(part)
     if settings.augment == "rotation":
         refuse_partly_fixed(frames.structures)
-    if settings.matching.energy_weight == 0 and settings.matching.force_weight == 0:
+    _check_weights(settings.matching, "matching")
+
+
+def check_replay(settings: TuneSettings, potential: Potential, frames: Frames | None) -> None:
+    """Refuse frames that cannot be replayed, frames without a share and a share without frames.
+
+    Raises:
+        StructureError: no frames, labels that are not finite, or atoms fixed in part where structures are to be turned.
+        PotentialError: an element that the potential never saw.
+        SettingsError: only one of frames and share (or weight), a batch larger than the number of frames, or weights
+            that are both zero.
+    """
+    replay = settings.replay
+    if frames is None:
+        if not replay.on:
+            return
+        told = f"share is {replay.share}" if replay.weight is None else f"weight is {replay.weight}"
+        raise SettingsError(f"replay.{told}, but there are no frames to replay: give labelled frames (--replay FILE)")
+    if not replay.on:
         raise SettingsError(
-            "matching.energy_weight and matching.force_weight are both 0: nothing would be learnt; raise one"
+            "there are frames to replay, but replay.share is 0 and replay.weight null: give one, e.g. replay.share=0.3"
+        )
+    if len(frames) == 0:
+        raise StructureError("there are no frames to replay in the set given: give at least one")
+    if replay.batch > len(frames):
+        raise SettingsError(
+            f"replay.batch is {replay.batch}, but there are {len(frames)} frames to replay: allowed is 1 to "
+            f"{len(frames)}"
+        )
+    potential.check(frames.structures)
+    _check_labels(frames)
+    if settings.augment == "rotation":
+        refuse_partly_fixed(frames.structures)
+    _check_weights(replay.matching, "replay.matching")
+
+
+def _check_labels(frames: Frames) -> None:
+    _check_finite(frames.structures.positions, frames.structures, "the frame")
+    _check_finite(frames.forces, frames.structures, "the force label")
+    bad = ~torch.isfinite(frames.energy)
+    if bool(bad.any()):
+        k = int(bad.nonzero()[0])
+        raise StructureError(
+            f"frame {frames.ids[k]!r}: its energy is {float(frames.energy[k])}: leave it out or mend it"
+        )
+
+
+def _check_weights(matching: MatchingSettings, where: str) -> None:
+    if matching.energy_weight == 0 and matching.force_weight == 0:
+        raise SettingsError(
+            f"{where}.energy_weight and {where}.force_weight are both 0: nothing would be learnt; raise one"
         )
 
 

@@ -1,10 +1,6 @@
 """Force matching: fits energies and forces of labelled frames; what comes out is the base.
 
-    L = w_E mean_s p(ΔE_s / (N_s e)) + w_F mean_i p(|ΔF_i| / f),      p(x) = sqrt(1 + x²) − 1
-
-p is the pseudo-Huber loss (square near zero, linear beyond the unit e or f); it takes the length of ΔF, so it
-does not depend on the orientation. Frames come in a new order every epoch, keyed by (seed, epoch); neighbour
-lists are found once.
+The loss and the order of the frames are those of `matching_loss`. Called by the command line and the demonstration.
 """
 
 from __future__ import annotations
@@ -12,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -22,13 +17,11 @@ from torch import Tensor
 from thalweg.potentials import build_potential
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.reference import Reference, fit_reference
-from thalweg.seeds import torch_stream
-from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
-from thalweg.structures.rotation import random_rotations, rotate_frames
 from thalweg.training.checks import check_frames
 from thalweg.training.digest import digest_frames, digest_potential
 from thalweg.training.labelled import LabelledFrames
+from thalweg.training.matching_loss import Draw, FrameLoss, label_errors, pseudo_huber
 from thalweg.training.optimiser import Optimiser
 from thalweg.training.processes import Job, Processes, Report, launch
 from thalweg.training.run import RunResult, Step, Task, run
@@ -136,7 +129,9 @@ class _Matching(Task):
         self._train = self._labelled(job.frames)
         self._held = None if job.validation is None else self._labelled(job.validation)
         self._window: list[float] = [0.0, 0.0, 0.0, 0.0]  # energy loss, force loss, gradient norm, updates
-        self._order = lru_cache(maxsize=2)(self._permutation)
+        told = job.settings
+        draw = Draw(told.optimiser.batch, told.seed, "train-epoch", rotate=told.augment == "rotation")
+        self._loss = FrameLoss(self.potential, self._train, told.matching, processes, draw)
 
     def begin(self) -> None:
         """Nothing to measure."""
@@ -151,16 +146,8 @@ class _Matching(Task):
 
     def step(self, update: int) -> Step:
         """Fit one batch."""
-        chosen = self._batch(update)
-        atoms = self._train.frames.structures.counts.cpu()[chosen].sum()
-        own = self.processes.share(chosen)
         self.optimiser.clear()
-        parts = self.potential_losses(own, len(chosen), int(atoms), update)
-        weights = self.settings.matching
-        loss = weights.energy_weight * parts[0] + weights.force_weight * parts[1]
-        if loss.requires_grad:
-            loss.backward()
-        told = parts.detach()
+        told = self._loss.backward(update)
         self.processes.sum([*self.optimiser.gradients(), told])
         stepped = self.optimiser.step(update)
         now = [*told.tolist(), stepped.norm, 1.0]
@@ -170,6 +157,7 @@ class _Matching(Task):
             return Step(None, stepped.taken)
         energy, force, norm = (value / self._window[3] for value in self._window[:3])
         self._window = [0.0, 0.0, 0.0, 0.0]
+        weights = self.settings.matching
         record = {
             "loss": weights.energy_weight * energy + weights.force_weight * force,
             "energy_loss": energy,
@@ -178,21 +166,6 @@ class _Matching(Task):
             "learning_rate": stepped.rate,
         }
         return Step(record, stepped.taken)
-
-    def potential_losses(self, chosen: list[int], frames: int, atoms: int, update: int) -> Float[Tensor, " 2"]:
-        """Return energy and force loss of some frames, divided by the frames and atoms of the whole batch."""
-        if not chosen:
-            return next(self.potential.parameters()).new_zeros(2)
-        batch, edges = self._train.select(chosen)
-        if self.settings.augment == "rotation":  # edges hold lattice translations, which do not turn
-            batch = rotate_frames(batch, random_rotations(self.settings.seed, f"augment {update}", batch.ids))
-        energy, force = _errors(self.potential, batch, edges, graph=True)
-        return torch.stack(
-            [
-                _pseudo_huber(energy / self.settings.matching.energy_scale).sum() / frames,
-                _pseudo_huber(force / self.settings.matching.force_scale).sum() / atoms,
-            ]
-        )
 
     def validate(self) -> dict[str, Any] | None:
         """Return errors on the held-out frames; the score is the loss."""
@@ -203,7 +176,7 @@ class _Matching(Task):
         starts = range(0, len(held), _VALIDATION_BATCH)
         for start in self.processes.share(starts):
             batch, edges = held.select(list(range(start, min(start + _VALIDATION_BATCH, len(held)))))
-            energy, force = _errors(self.potential, batch, edges, graph=False)
+            energy, force = label_errors(self.potential, batch, edges, graph=False)
             rows.append((start, energy.cpu().double(), force.cpu().double()))
         ordered = sorted(self.processes.gather(rows), key=lambda row: row[0])
         energy, force = (torch.cat([row[k] for row in ordered]) for k in (1, 2))  # type: ignore[misc]
@@ -220,38 +193,12 @@ class _Matching(Task):
         dtype = next(self.potential.parameters()).dtype
         return LabelledFrames.find(frames.to(self.processes.device, dtype), self.potential)
 
-    def _batch(self, update: int) -> list[int]:
-        """Return frames number u B to (u + 1) B of the endless series of shuffled epochs."""
-        total, size = len(self._train), self.settings.optimiser.batch
-        places = range(update * size, (update + 1) * size)
-        return [self._order(place // total)[place % total] for place in places]
-
-    def _permutation(self, epoch: int) -> list[int]:
-        stream = torch_stream(self.settings.seed, "train-epoch", epoch)
-        order: list[int] = torch.randperm(len(self._train), generator=stream).tolist()
-        return order
-
-
-def _errors(
-    potential: Potential, frames: Frames, edges: Edges, *, graph: bool
-) -> tuple[Float[Tensor, " frames"], Float[Tensor, "atoms 3"]]:
-    """Return errors of the energy per atom (eV) and of the forces (eV/Å)."""
-    prediction = potential(frames.structures, edges=edges, graph=graph)
-    per_atom = (prediction.energy - frames.energy) / frames.structures.counts
-    return per_atom, prediction.forces - frames.forces
-
-
-def _pseudo_huber(error: Float[Tensor, "n *components"]) -> Float[Tensor, " n"]:
-    """Return sqrt(1 + |x|²) − 1 of each row."""
-    square = error.square() if error.dim() == 1 else error.square().sum(dim=1)
-    return (1 + square).sqrt() - 1
-
 
 def _figures(
     energy: Float[Tensor, " frames"], force: Float[Tensor, "atoms 3"], settings: MatchingSettings
 ) -> dict[str, Any]:
-    energy_loss = float(_pseudo_huber(energy / settings.energy_scale).mean())
-    force_loss = float(_pseudo_huber(force / settings.force_scale).mean())
+    energy_loss = float(pseudo_huber(energy / settings.energy_scale).mean())
+    force_loss = float(pseudo_huber(force / settings.force_scale).mean())
     return {
         "score": settings.energy_weight * energy_loss + settings.force_weight * force_loss,
         "energy_mae": float(energy.abs().mean()),

@@ -180,12 +180,22 @@ def _fault(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ..
     """Return the first fault in one line; unknown keys come first, because they explain missing ones."""
     faults = error.errors(include_url=False)
     first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return _line(first, model, prefix) + more
+    here = _place(first)
+    others = [f for f in faults if _place(f) == here and f is not first]  # the other types that a value may have
+    wanted = "".join(f" or {_wanted(f).removeprefix('it should be ')}" for f in others)
+    rest = len({_place(f) for f in faults}) - 1
+    return _line(first, model, prefix) + wanted + (f" (and {rest} more)" if rest else "")
+
+
+def _place(fault: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return where a fault is, without the type that pydantic adds where a value may have several."""
+    place = tuple(str(part) for part in fault["loc"])
+    tagged = len(place) > 1 and (place[-1] in ("float", "int", "str", "bool") or place[-1].startswith("literal["))
+    return place[:-1] if tagged else place
 
 
 def _line(fault: Mapping[str, Any], model: type[BaseModel], prefix: tuple[str, ...]) -> str:
-    place = tuple(str(part) for part in fault["loc"])
+    place = _place(fault)
     key = ".".join((*prefix, *place))
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, NestedError):
@@ -196,13 +206,16 @@ def _line(fault: Mapping[str, Any], model: type[BaseModel], prefix: tuple[str, .
         return f"{key} is missing: give it a value"
     if cause is not None:  # one of our own validators: its text is complete
         return f"{key}: {cause}" if key else str(cause)
-    if fault["type"] in _WANTED:
-        wanted = _WANTED[fault["type"]].format(**fault.get("ctx", {}))
-    else:
-        wanted = fault["msg"].replace("Input should be", "it should be")
     value = repr(fault["input"])
     short = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"{key} is {short}: {wanted}"
+    return f"{key} is {short}: {_wanted(fault)}"
+
+
+def _wanted(fault: Mapping[str, Any]) -> str:
+    """Return what a value should have been."""
+    if fault["type"] in _WANTED:
+        return _WANTED[fault["type"]].format(**fault.get("ctx", {}))
+    return str(fault["msg"]).replace("Input should be", "it should be")
 
 
 _WANTED = {
@@ -216,6 +229,7 @@ _WANTED = {
     "greater_than": "allowed is above {gt:g}",
     "greater_than_equal": "allowed is {ge:g} or more",
     "less_than_equal": "allowed is {le:g} or less",
+    "less_than": "allowed is below {lt:g}",
 }
 
 

@@ -216,6 +216,31 @@ class TrainSettings(RunSettings):
     """Updates between validations and lines of metrics."""
 
 
+class ReplaySettings(Section):
+    """Labelled frames beside the relaxations of tuning, so that energies and forces are not forgotten."""
+
+    share: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
+    """s: replay's part of the summed lengths of both gradients at the first update, from which its weight follows;
+    0 for no replay."""
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The weight of the force-matching loss itself, instead of `share`."""
+    batch: int = Field(default=4, ge=1)
+    """Frames an update, over all processes."""
+    matching: MatchingSettings = MatchingSettings()
+    """The loss; set `energy_weight` to 0 where the labels count energies from another zero than the potential."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if self.share > 0 and self.weight is not None:
+            raise ValueError(f"share is {self.share} and weight is {self.weight}: give one of them")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether frames are replayed."""
+        return self.share > 0 or self.weight is not None
+
+
 class TuneSettings(RunSettings):
     """Training through relaxation."""
 
@@ -227,6 +252,8 @@ class TuneSettings(RunSettings):
     """What is wanted of the positions reached."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """How to step."""
+    replay: ReplaySettings = ReplaySettings()
+    """What limits the damage to energies and forces."""
     stability_every: int = Field(default=10, ge=1)
     """Updates between checks that α is still stable for the potential."""
     minima: int = Field(default=4, ge=1)

@@ -1,6 +1,6 @@
 """Tuning: trains a potential through relaxation, by a route, towards reference minima.
 
-    batch of pairs → route → X_K and/or X* → objective → backward → clip → AdamW
+    batch of pairs → route → X_K and/or X* → objective → backward (→ replay) → clip → AdamW
 
 Every update records what its gradient is worth: who took part, why others did not, residuals and curvatures of
 the adjoint. An update whose gradient is not finite, or in which no structure took part, changes nothing and is
@@ -26,13 +26,14 @@ from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
 from thalweg.relaxation.stability import check_alpha, safe_alpha
 from thalweg.seeds import torch_stream
-from thalweg.structures.pairs import Pairs
+from thalweg.structures.pairs import Frames, Pairs
 from thalweg.structures.rotation import random_rotations, rotate_pairs
-from thalweg.training.checks import check_tuning
-from thalweg.training.digest import digest_pairs, digest_potential
+from thalweg.training.checks import check_replay, check_tuning
+from thalweg.training.digest import digest_frames, digest_pairs, digest_potential
 from thalweg.training.objective import Loss, objective
 from thalweg.training.optimiser import Optimiser, Stepped
 from thalweg.training.processes import Job, Processes, Report, launch
+from thalweg.training.replay import Replay, Replayed
 from thalweg.training.run import RunResult, Step, Task, run
 from thalweg.training.run_folder import Identity, identify
 from thalweg.training.scoring import figures, reach
@@ -50,6 +51,7 @@ class TuneJob(Job):
     potential: Potential
     pairs: Pairs
     validation: Pairs | None
+    replay: Frames | None = None
 
 
 def tune(
@@ -58,6 +60,7 @@ def tune(
     pairs: Pairs,
     validation: Pairs | None = None,
     *,
+    replay: Frames | None = None,
     progress: Callable[[Report], None] | None = None,
 ) -> RunResult:
     """Tune a copy of a potential through relaxation; resumes or skips what its folder already holds.
@@ -67,18 +70,24 @@ def tune(
         potential: the base; stays as it is.
         pairs: starts and reference minima to learn from.
         validation: held-out pairs for choosing the best; None chooses the last.
+        replay: labelled frames whose force-matching loss is added, as `settings.replay` says; None for none.
         progress: called with each line of metrics.
 
     Raises:
-        StructureError: pairs that cannot be tuned on.
+        StructureError: pairs that cannot be tuned on, or frames that cannot be replayed.
         PotentialError: an element that the potential never saw, or curvatures that are not finite.
-        SettingsError: a batch larger than the pairs, no such device, or a folder of another run.
+        SettingsError: a batch larger than the pairs, no such device, a folder of another run, or only one of
+            frames to replay and a share of them.
         CheckpointError: a checkpoint that cannot be resumed from.
         OutputError: the run folder cannot be written.
     """
     check_tuning(settings, potential, pairs, validation)
-    identity = identify(settings, digest_pairs(pairs, validation), digest_potential(potential))
-    job = TuneJob(progress, settings, identity, potential, pairs, validation)
+    check_replay(settings, potential, replay)
+    data = digest_pairs(pairs, validation)
+    if replay is not None:
+        data += f" {digest_frames(replay)}"
+    identity = identify(settings, data, digest_potential(potential))
+    job = TuneJob(progress, settings, identity, potential, pairs, validation, replay)
     return launch(settings.device, _work, job)
 
 
@@ -110,6 +119,7 @@ class _Tuning(Task):
         self._pairs = job.pairs.to(processes.device, dtype)
         self._held = None if job.validation is None else job.validation.to(processes.device, dtype)
         self._minima = self._pairs.minima.select(range(min(job.settings.minima, len(self._pairs))))
+        self._replay = None if job.replay is None else Replay(job.settings, job.replay, self.potential, self.processes)
         self._alpha = job.settings.relaxation.alpha
         self._unstable = 0
         self._saved_bytes: int | None = None
@@ -119,6 +129,10 @@ class _Tuning(Task):
         """The relaxation, with the α of this run."""
         return self.settings.relaxation.path(self._alpha)
 
+    @property
+    def _replay_weight(self) -> float | None:
+        return None if self._replay is None else self._replay.weight
+
     def begin(self) -> None:
         """Choose α where the settings leave it open."""
         if self._alpha is None:
@@ -127,13 +141,20 @@ class _Tuning(Task):
             )
 
     def scalars(self) -> dict[str, Any]:
-        """Return α and the counts of this run."""
-        return {"alpha": self._alpha, "unstable": self._unstable, "saved_bytes": self._saved_bytes}
+        """Return α, the counts of this run and the weight of replay."""
+        return {
+            "alpha": self._alpha,
+            "unstable": self._unstable,
+            "saved_bytes": self._saved_bytes,
+            "replay_weight": self._replay_weight,
+        }
 
     def restore(self, scalars: dict[str, Any]) -> None:
-        """Take back α and the counts."""
+        """Take back α, the counts and the weight of replay."""
         self._alpha, self._unstable = scalars["alpha"], scalars["unstable"]
         self._saved_bytes = scalars["saved_bytes"]
+        if self._replay is not None:
+            self._replay.weight = scalars["replay_weight"]
 
     def step(self, update: int) -> Step:
         """Make one update through relaxation."""
@@ -143,10 +164,12 @@ class _Tuning(Task):
         certificates = [c for share in shares for c in share.certificates]
         losses = [share.loss for share in shares if share.loss is not None]
         inside = sum(loss.guided for loss in losses) + sum(c.took_part for c in certificates)
+        replayed = self._replay.add(update, self.optimiser) if inside and self._replay is not None else None
         stepped = self.optimiser.step(update) if inside else None
         measured = [share.saved_bytes for share in shares if share.saved_bytes is not None]
         record = {
             **_loss_record(losses, self.settings),
+            **_replay_record(replayed),
             **_step_record(stepped),
             **_certificate_record(certificates),
             "saved_bytes": max(measured, default=None),
@@ -226,6 +249,8 @@ class _Tuning(Task):
             "unstable_checks": self._unstable,
             "saved_bytes": self._saved_bytes,
             "peak_bytes": self._peak_bytes(),
+            "replay_frames": None if self._replay is None else self._replay.frames,
+            "replay_weight": self._replay_weight,
         }
 
 
@@ -239,6 +264,17 @@ def _loss_record(losses: list[Loss], settings: TuneSettings) -> dict[str, Any]:
         "structures": settings.optimiser.batch,
         "guided": sum(loss.guided for loss in losses),
         "relaxed": sum(loss.relaxed for loss in losses),
+    }
+
+
+def _replay_record(replayed: Replayed | None) -> dict[str, Any]:
+    """Return what replay added, before its weight; None where there was none. `loss` does not hold it."""
+    return {
+        "replay_loss": None if replayed is None else replayed.loss,
+        "replay_energy_loss": None if replayed is None else replayed.energy_loss,
+        "replay_force_loss": None if replayed is None else replayed.force_loss,
+        "replay_gradient_norm": None if replayed is None else replayed.norm,
+        "replay_weight": None if replayed is None else replayed.weight,
     }
 
 
