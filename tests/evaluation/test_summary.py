@@ -117,13 +117,19 @@ def test_the_cost_of_tuning_is_a_table_where_every_seed_has_it(tmp_path: Path, r
             registration,
             "split-20",
             seed,
-            cost={"errors": {"force_mae": 0.1 * (seed + 1), "reason": None}, "crystal": None},
+            cost={
+                "errors": {"force_mae": 0.1 * (seed + 1), "reason": None},
+                "crystal": {"c11": 90.0},
+                "reference": {"c11": 151.0},
+            },
         )
     found = results(tmp_path)
     assert found["arms"][1]["cost"]["errors.force_mae"] == pytest.approx(0.2)
     assert found["arms"][0]["cost"] is None
     assert "<h2>What tuning cost</h2>" in (page := write_study(tmp_path).read_text())
-    assert "<th scope='col'>errors, force mae</th>" in page
+    assert "<th scope='col'>force mae</th><th scope='col'>c11</th>" in page
+    assert "split-20</th><td>0.2</td><td>90</td>" in page
+    assert "reference</th><td>–</td><td>151</td>" in page
 
 
 def test_records_that_cannot_be_used_are_refused(tmp_path: Path, registration: Registration) -> None:

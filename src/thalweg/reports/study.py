@@ -16,6 +16,12 @@ from thalweg.reports import formats, run
 from thalweg.reports.run import Count, DialPoint, Number, Share, parsed, read_json
 from thalweg.reports.sentences import route_in_words
 
+REFERENCE = "reference"
+"""Name of the row that no arm is."""
+
+_SURFACE = "reference."
+_SIZES = ("errors.frames", "errors.atoms")
+
 
 class SeedMean(run.Record):
     """A mean over seeds."""
@@ -184,12 +190,16 @@ def rows(results: StudyResults) -> list[tuple[str, ...]]:
 
 
 def cost_rows(results: StudyResults) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return the figures of the cost of tuning that any arm has, and those of each arm."""
-    names = list(
-        dict.fromkeys(name for arm in results.arms for name, value in (arm.cost or {}).items() if value is not None)
-    )
-    cells = [(arm.name, *(formats.small((arm.cost or {}).get(name)) for name in names)) for arm in results.arms]
-    return [name.replace("_", " ").replace(".", ", ") for name in names], cells
+    """Return the figures of the cost of tuning, and those of each arm and of the reference surface."""
+    costs = {arm.name: arm.cost or {} for arm in results.arms}
+    every = [name for cost in costs.values() for name, value in cost.items() if value is not None]
+    names = [n for n in dict.fromkeys(every) if not n.startswith(_SURFACE) and n not in _SIZES]
+    cells = [(arm, *(formats.figure(cost.get(name)) for name in names)) for arm, cost in costs.items()]
+    surface = next((cost for cost in costs.values() if any(n.startswith(_SURFACE) for n in cost)), None)
+    if names and surface is not None:
+        same = [surface.get(name.replace("crystal.", _SURFACE)) if "crystal." in name else None for name in names]
+        cells.append((REFERENCE, *map(formats.figure, same)))
+    return [name.partition(".")[2].replace("_", " ") or name for name in names], cells
 
 
 def _row(arm: StudyArm) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
     thresholds, sweep = told.sweep_rows(results)
     seeds, by_seed = told.seed_rows(results)
     costs, by_cost = told.cost_rows(results)
+    marks = {**colours, told.REFERENCE: style.INK}
     parts = [
         _head(results),
         section("The arms", _table(headings[0], told.rows(results), colours, units=headings[1]) + _note()),
@@ -53,7 +54,7 @@ def render_study(folder: Path, results: StudyResults) -> str:
         section("Memory and time", _grid(_memory(run, results)) + _probe(results)),
         section("Right structures by threshold", _table(["arm", *thresholds], sweep, colours)),
         section("Right structures by seed", _table(["arm", *seeds], by_seed, colours)),
-        *([section("What tuning cost", _table(["arm", *costs], by_cost, colours))] if costs else []),
+        *([section("What tuning cost", _table(["arm", *costs], by_cost, marks) + _units())] if costs else []),
         section("What each arm does", _words(told.what_arms_are(results), colours)),
         section("How verdicts are made", _list(told.notes(results))),
         section("How to run it again", f"<pre>{escape(results.command or '')}</pre>"),
@@ -191,6 +192,14 @@ def _note() -> str:
         "of the same seed, with Student's interval over seeds. p: exact sign-flip test over structures, McNemar's with "
         "the seeds of a structure kept together. Extra labels: reference frames that the arm was fitted to and the "
         "base was not.</p>"
+    )
+
+
+def _units() -> str:
+    return (
+        "<p class='note'>Mean over seeds. Errors on labelled frames that nothing learnt from: energies in meV per "
+        "atom, forces in meV/Å. The perfect crystal: lattice constant in Å, cohesive energy in eV per atom, elastic "
+        "constants in GPa; the last row is the reference surface.</p>"
     )
 
 
