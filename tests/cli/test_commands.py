@@ -122,7 +122,7 @@ def test_tune_interrupted_resumes_to_the_same_model(inputs: Inputs, tmp_path: Pa
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines() == [
-        "thalweg: interrupted; the same command again takes train, tune and demo on from where they were, "
+        "thalweg: interrupted; the same command again takes train, tune, demo and study on from where they were, "
         "other commands have written nothing"
     ]
     assert "results.json" not in listing(tmp_path / "stopped")

@@ -9,7 +9,7 @@ import pytest
 from tests.training import problems
 
 from thalweg.errors import SettingsError
-from thalweg.evaluation import frontier
+from thalweg.evaluation import dial, frontier
 from thalweg.evaluation.arms import Arm, Contest, run_arm
 from thalweg.evaluation.frontier import DialSettings, Trial, frontier_arms, run_dial
 from thalweg.gradients import Implicit, Split, Unrolled
@@ -66,7 +66,7 @@ def test_another_potential_or_another_path_is_refused_in_the_same_folder(told, p
 
 
 def test_what_would_not_fit_into_memory_is_left_out_and_said(told, pairs, monkeypatch):
-    monkeypatch.setattr(frontier, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(dial, "_MEMORY_SHARE", 0.0)
     said: list[str] = []
     folder = run_dial(told, problems.base(), pairs, say=said.append)
     assert read(folder, "dial.json") == []

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from thalweg.cli import data, demo, dial, relax_evaluate, train_tune, verify
+from thalweg.cli import data, demo, dial, relax_evaluate, study, train_tune, verify
 from thalweg.console import complain, show_plain_warnings
 from thalweg.errors import ThalwegError
 
@@ -26,7 +26,7 @@ COMMANDS = (
 )
 """Every command, in the order of the help page; its name is the function's."""
 
-GROUPS = {"data": data.group}
+GROUPS = {"data": data.group, "study": study.group}
 """Commands of two words, by their first."""
 
 app = typer.Typer(
@@ -79,6 +79,6 @@ def main() -> None:
 
 
 _INTERRUPTED = (
-    "interrupted; the same command again takes train, tune and demo on from where they were, "
+    "interrupted; the same command again takes train, tune, demo and study on from where they were, "
     "other commands have written nothing"
 )

@@ -9,35 +9,41 @@ Called by the demo; a study is arms times seeds.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thalweg.console import show_plain_warnings
 from thalweg.errors import CheckpointError, ThalwegError
+from thalweg.evaluation.jobs import Job, run_jobs
 from thalweg.gradients import Route
 from thalweg.storage import atomic_write
-from thalweg.training.settings import TuneSettings
+from thalweg.training.settings import TrainSettings, TuneSettings
+
+
+@dataclass(frozen=True)
+class Fit:
+    """More of what made the base: force matching goes on from it."""
+
+    settings: TrainSettings
+    """How; `out` is the arm's own."""
+    frames: tuple[Path, ...]
+    """Files of labelled frames, fitted together."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to tune."""
+    """One way to change the base."""
 
     name: str
     """Its name in tables and its folder."""
     route: Route | None
-    """How relaxations are differentiated; None leaves the base as it is."""
+    """How relaxations are differentiated; None tunes nothing."""
+    fit: Fit | None = None
+    """Ordinary fitting instead of tuning; None, without a route, leaves the base as it is."""
 
 
 @dataclass(frozen=True)
@@ -85,68 +91,23 @@ def run_arms(
         ThalwegError: what an arm ran into, or that its process was killed; arms already running are finished first.
     """
     records: dict[str, dict[str, Any]] = {}
-    others = set(multiprocessing.active_children())
-    waiting: dict[Future[dict[str, Any]], Arm] = {}
-    with _pool(workers) as pool:
-        try:
-            with _interrupts_held():
-                for arm in arms:
-                    waiting[pool.submit(run_arm, contest, arm)] = arm
-            for done in as_completed(waiting):
-                arm = waiting[done]
-                records[arm.name] = record = done.result()
-                found = record["evaluation"]
-                say(f"{arm.name}: {found['basins_right']} of {found['basins_total']} in the right basin")
-        except BrokenProcessPool:
+
+    def finished(job: Job, record: dict[str, Any]) -> None:
+        records[job.name] = record
+        found = record["evaluation"]
+        say(f"{job.name}: {found['basins_right']} of {found['basins_total']} in the right basin")
+
+    def failed(job: Job, error: Exception) -> None:
+        if isinstance(error, BrokenProcessPool):
             raise ThalwegError(
                 f"the process of an arm in {contest.folder} was killed, perhaps for want of memory: run the same "
                 f"command again, it goes on where it was; with fewer workers (now {workers}) it needs less memory"
             ) from None
-        except BaseException as error:
-            for future in waiting:
-                future.cancel()
-            if not isinstance(error, Exception):  # interrupted: every arm resumes, so nothing is waited for
-                for child in set(multiprocessing.active_children()) - others:
-                    child.terminate()
-            raise
+        raise error
+
+    jobs = [Job(arm.name, partial(run_arm, contest, arm)) for arm in arms]
+    run_jobs(jobs, workers=workers, finished=finished, failed=failed)
     return {arm.name: records[arm.name] for arm in arms}
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=_begin_process)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Block interrupts from the keyboard while processes are started, which inherit that for life.
-
-    The terminal sends one to every process; only the one that started the others is to answer.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin_process() -> None:
-    """Show warnings as the command line does, and end with the process that started this one.
-
-    An orphan would go on writing into the folder in which the next run resumes the same arm.
-    """
-    show_plain_warnings()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
@@ -174,10 +135,12 @@ def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
 
     began = time.perf_counter()
     model, training = contest.base, None
-    if arm.route is not None:
+    if arm.fit is not None:
+        model, training = _fitted(contest, arm.fit, place)
+    elif arm.route is not None:
         model, training = _tuned(contest, arm, place)
     potential = load_potential(model)
-    alpha = contest.tune.relaxation.alpha if training is None else training["alpha"]
+    alpha = contest.tune.relaxation.alpha if training is None or arm.route is None else training["alpha"]
     evaluation = evaluate(
         potential,
         read_pairs(contest.held_out),
@@ -213,6 +176,19 @@ def _tuned(contest: Contest, arm: Arm, place: Path) -> tuple[Path, dict[str, Any
     return result.model, result.results
 
 
+def _fitted(contest: Contest, fit: Fit, place: Path) -> tuple[Path, dict[str, Any]]:
+    """Go on fitting the base; return the model file and the results of the run."""
+    from thalweg.potentials.files import load_potential
+    from thalweg.structures.extended_xyz import read_frames
+    from thalweg.structures.pairs import Frames
+    from thalweg.training.force_matching import train
+
+    frames = Frames.concatenate([read_frames(path) for path in fit.frames])
+    settings = fit.settings.model_copy(update={"out": place})
+    result = train(settings, frames, start=load_potential(contest.base))
+    return result.model, result.results
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
     """Return a JSON record, None if there is no such file.
 
@@ -228,6 +204,27 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise CheckpointError(f"{path}: holds no record; remove it to have it made again")
     return record
+
+
+def certificate_totals(path: Path) -> dict[str, Any] | None:
+    """Return what the certificates of all updates in a record come to; None if there is no such file."""
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    inside = [line for line in lines if line["took_part"]]
+    reasons: dict[str, int] = {}
+    for line in lines:
+        if line["reason"] is not None:
+            reasons[line["reason"]] = reasons.get(line["reason"], 0) + 1
+    residuals = [line["adjoint_residual"] for line in inside if line["adjoint_residual"] is not None]
+    curvatures = [line["lowest_curvature"] for line in inside if line["lowest_curvature"] is not None]
+    return {
+        "took_part": len(inside),
+        "total": len(lines),
+        "worst_residual": max(residuals, default=None),
+        "lowest_curvature": min(curvatures, default=None),
+        "reasons": reasons,
+    }
 
 
 def _required(path: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -24,15 +23,17 @@ from pydantic import Field, Strict, model_validator
 
 import thalweg
 from thalweg.errors import SettingsError, nearest_known
-from thalweg.evaluation.arms import Arm, Contest, run_arms
+from thalweg.evaluation.arms import Arm, Contest, certificate_totals, run_arms
+from thalweg.evaluation.data import FRAMES, HELD_OUT, PAIRS, UNSEEN, Sizes, make_data
 from thalweg.evaluation.dial import measure_dial
 from thalweg.evaluation.example import write_example
+from thalweg.evaluation.provenance import machine
 from thalweg.evaluation.result import Evaluation
 from thalweg.gradients import Implicit, Split, Unrolled
 from thalweg.potentials.files import load_potential, save_potential
 from thalweg.storage import atomic_write
 from thalweg.structures.describe import ENERGY_GAP, energy_levels
-from thalweg.structures.extended_xyz import read_frames, read_pairs, write_frames, write_pairs
+from thalweg.structures.extended_xyz import read_frames, read_pairs
 from thalweg.testbeds import TESTBEDS
 from thalweg.testbeds.testbed import Testbed
 from thalweg.training.force_matching import train
@@ -124,19 +125,20 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
         return folder
     began = time.perf_counter()
     torch.set_num_threads(1)  # two threads on small cells were seen 50 times slower than one on a busy machine
-    _make_data(settings, testbed, folder, say)
+    size = Sizes(settings.frames, settings.pairs, settings.held_out, FRAMES_HELD_OUT)
+    make_data(folder, testbed, size, settings.seed, say=say)
     base = _make_base(settings, folder, say)
     reference = folder / "reference.safetensors"
     save_potential(reference, testbed.reference())
     contest = Contest(
         folder,
         base,
-        folder / "pairs.extxyz",
-        folder / "held-out.extxyz",
+        folder / PAIRS,
+        folder / HELD_OUT,
         settings.tune,
         "quench",
         reference,
-        frames_held_out=folder / "frames-held-out.extxyz",
+        frames_held_out=folder / UNSEEN,
         testbed=testbed.kind,
     )
     records = run_arms(contest, demo_arms(), workers=settings.workers, say=say)
@@ -168,8 +170,7 @@ def _clear(folder: Path, overwrite: bool) -> None:
 
 
 _MADE = (
-    *("pairs.extxyz", "held-out.extxyz", "frames.extxyz", "frames-held-out.extxyz"),
-    *("reference.safetensors", "base", "arms"),
+    *(PAIRS, HELD_OUT, FRAMES, UNSEEN, "reference.safetensors", "base", "arms"),
     *("example.extxyz", "dial.json", "report.html", "seconds.json"),
 )
 """What a demonstration writes besides the files of every run folder; the data depend on its settings as well."""
@@ -198,25 +199,10 @@ def _testbed(kind: str) -> Testbed:
     return TESTBEDS[kind]()
 
 
-def _make_data(settings: DemoSettings, testbed: Testbed, folder: Path, say: Callable[[str], None]) -> None:
-    """Write pairs, held-out pairs and frames; the three never share a parent."""
-    wanted = {"pairs.extxyz": (settings.pairs, 2), "held-out.extxyz": (settings.held_out, 1)}
-    for name, (count, stream) in wanted.items():
-        if not (folder / name).exists():
-            what = "training" if name == "pairs.extxyz" else "held-out"
-            say(f"making {count} {what} pairs on the {testbed.kind} reference surface")
-            write_pairs(folder / name, testbed.make(count, 10 * settings.seed + stream))
-    if not (folder / "frames.extxyz").exists():
-        say(f"labelling {settings.frames} frames")
-        write_frames(folder / "frames.extxyz", testbed.frames(settings.frames, 10 * settings.seed))
-    if not (folder / "frames-held-out.extxyz").exists():
-        write_frames(folder / "frames-held-out.extxyz", testbed.frames(FRAMES_HELD_OUT, 10 * settings.seed + 3))
-
-
 def _make_base(settings: DemoSettings, folder: Path, say: Callable[[str], None]) -> Path:
     say(f"training a weak base: {settings.base.optimiser.updates} updates of force matching")
     one = settings.base.model_copy(update={"out": folder / "base", "seed": settings.seed})
-    return train(one, read_frames(folder / "frames.extxyz")).model
+    return train(one, read_frames(folder / FRAMES)).model
 
 
 def arm_record(folder: Path, arm: Arm, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -249,28 +235,7 @@ def arm_record(folder: Path, arm: Arm, records: dict[str, dict[str, Any]]) -> di
         "skipped_updates": None if training is None else training["skipped_updates"],
         "outcomes": evaluation.outcomes,
         "cost": record.get("cost"),
-        "certificates": _certificates(folder / "arms" / arm.name / "certificates.jsonl"),
-    }
-
-
-def _certificates(path: Path) -> dict[str, Any] | None:
-    """Sum up the certificates of all updates; None if there are none."""
-    if not path.exists():
-        return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    inside = [line for line in lines if line["took_part"]]
-    reasons: dict[str, int] = {}
-    for line in lines:
-        if line["reason"] is not None:
-            reasons[line["reason"]] = reasons.get(line["reason"], 0) + 1
-    residuals = [line["adjoint_residual"] for line in inside if line["adjoint_residual"] is not None]
-    curvatures = [line["lowest_curvature"] for line in inside if line["lowest_curvature"] is not None]
-    return {
-        "took_part": len(inside),
-        "total": len(lines),
-        "worst_residual": max(residuals, default=None),
-        "lowest_curvature": min(curvatures, default=None),
-        "reasons": reasons,
+        "certificates": certificate_totals(folder / "arms" / arm.name / "certificates.jsonl"),
     }
 
 
@@ -292,9 +257,7 @@ def _results(settings: DemoSettings, contest: Contest, arms: list[dict[str, Any]
         "version": thalweg.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
+            **machine(),
             "workers": settings.workers,
             "threads_per_worker": 1,
         },

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import torch
 from pydantic import Field, Strict
 
@@ -24,9 +23,9 @@ from thalweg.errors import SettingsError
 from thalweg.evaluation.arms import Arm, Contest, run_arms
 from thalweg.evaluation.basins import basin_rule
 from thalweg.evaluation.demo import arm_record
-from thalweg.evaluation.dial import HORIZONS, measure_dial
-from thalweg.gradients import Implicit, Route, Split, Unrolled
-from thalweg.gradients.planning import measure_costs, plan_memory
+from thalweg.evaluation.dial import HORIZONS, affordable, measure_dial
+from thalweg.gradients import Implicit, Split, Unrolled
+from thalweg.gradients.planning import plan_memory
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import save_potential
 from thalweg.relaxation.stability import safe_alpha
@@ -37,8 +36,6 @@ from thalweg.training.digest import digest_pairs, digest_potential
 from thalweg.training.loading import settings_hash
 from thalweg.training.run_folder import Identity, RunFolder
 from thalweg.training.settings import SAME_RESULT, OptimiserSettings, TuneSettings
-
-_MEMORY_SHARE = 0.5  # of the memory that is free; a measurement that would keep more is left out
 
 
 class DialSettings(TuneSettings):
@@ -163,17 +160,7 @@ def _measured(
     settings: DialSettings, potential: Potential, batch: Pairs, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Return the measured points; what would not fit into memory is left out and said."""
-    path = settings.relaxation.path()
-    costs = measure_costs(potential, batch.starts, path)
-
-    def allowed(route: Route) -> bool:
-        saved = costs.forecast(route, path).saved_bytes
-        free = psutil.virtual_memory().available
-        if saved <= _MEMORY_SHARE * free:
-            return True
-        say(f"left out: {route} would keep {saved / 1e6:,.0f} MB of {free / 1e6:,.0f} that are free")
-        return False
-
+    allowed = affordable(potential, batch.starts, settings.relaxation.path(), say=say)
     points = measure_dial(potential, batch.starts, settings.relaxation, settings.horizons, allowed=allowed)
     return [asdict(point) for point in points]
 

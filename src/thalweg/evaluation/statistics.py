@@ -21,7 +21,7 @@ _RESAMPLES_AT_ONCE = 2_000_000
 """Numbers drawn at a time by the bootstrap: 16 MB."""
 
 
-def wilson_interval(right: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(right: float, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval of a share p of which `right` of `total` independent draws were seen.
 
         (p̂ + z²/2n ± z sqrt(p̂ (1 − p̂)/n + z²/4n²)) / (1 + z²/n),   p̂ = right / n
@@ -29,7 +29,7 @@ def wilson_interval(right: int, total: int, *, confidence: float = 0.95) -> tupl
     It holds its level at shares near 0 and 1 and for few draws, where p̂ ± z s does not.
 
     Args:
-        right: how many were, 0 to `total`.
+        right: how many were, 0 to `total`; a mean over seeds need not be whole.
         total: n, how many there were, 1 or more.
         confidence: level of the interval, in (0, 1).
 
@@ -94,6 +94,39 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     n = b + c
     tail = sum(math.comb(n, k) for k in range(min(b, c) + 1))  # whole numbers: exact for any n
     return McNemar(both, b, c, count - both - n, min(1.0, 2 * tail / 2**n))
+
+
+def sign_flip(differences: Sequence[int]) -> float:
+    """Test whether two arms do equally well on the same structures, each seen under several seeds, exactly.
+
+    D_i is by how many seeds more the first arm is right on structure i. If the two are alike on it, D_i is as likely
+    as −D_i, whatever its seeds have in common, so
+
+        p = P(|Σ ε_i D_i| ≥ |Σ D_i|),   ε_i = ±1 with one half each
+
+    found by convolution. With one seed D_i is −1, 0 or 1 and this is McNemar's exact p; with several, McNemar's test
+    of all (structure, seed) together would take them for independent and be too sure.
+
+    Args:
+        differences: D_i, one whole number per structure.
+
+    Raises:
+        SettingsError: there is none.
+
+    Source: Fisher, The Design of Experiments (1935), section 21, the randomisation test of paired differences; why
+    clusters matter to McNemar's test: Durkalski, Palesch, Lipsitz and Rust, Stat. Med. 22, 2417 (2003).
+    """
+    if not len(differences):
+        raise SettingsError("there are no structures to compare: give one difference for each, at least one")
+    reach = sum(map(abs, differences))
+    chance = np.zeros(2 * reach + 1)  # of the sum −reach … reach
+    chance[reach] = 1.0
+    for size in filter(None, map(abs, differences)):
+        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2  # the ends are 0, so nothing comes round
+    least = abs(sum(differences))
+    if least == 0:
+        return 1.0
+    return float(min(1.0, chance[: reach - least + 1].sum() + chance[reach + least :].sum()))
 
 
 @dataclass(frozen=True)

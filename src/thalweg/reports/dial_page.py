@@ -83,7 +83,7 @@ def write_dial(record: DialRecord) -> Path:
         ),
     ]
     parts = [f"<h1>{title}</h1>", told, section("Cost", f"<div class='grid'>\n{''.join(cards)}\n</div>")]
-    parts += [section("As numbers", _html_rows(record.points)), *_frontier(record)]
+    parts += [section("As numbers", points_table(record.points)), *_frontier(record)]
     parts.append("<footer>Written by thalweg. Figures are drawn by plotly.js (MIT licence), inside this file.</footer>")
     path = record.folder / "dial.html"
     atomic_write(path, document(title, "\n".join(parts)), overwrite=True)
@@ -116,7 +116,8 @@ def _frontier(record: DialRecord) -> list[str]:
     return [section("What the memory buys", content)]
 
 
-def _html_rows(points: tuple[DialPoint, ...]) -> str:
+def points_table(points: tuple[DialPoint, ...]) -> str:
+    """Return measured points as an HTML table."""
     head = "".join(f"<th scope='col'>{escape(heading)}</th>" for heading in HEADINGS)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(point)) + "</tr>" for point in points

@@ -19,6 +19,11 @@ def small(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2g}"
 
 
+def figure(value: float | None) -> str:
+    """Return a number of any size with four significant digits: `5.431`, `151.4`."""
+    return MISSING if value is None else f"{value:.4g}"
+
+
 def megabytes(value: float | None) -> str:
     """Return bytes as MB (10⁶ bytes), with a decimal below ten: `8.4`, `1,204`."""
     if value is None:

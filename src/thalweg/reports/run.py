@@ -31,14 +31,16 @@ Count = Annotated[int, Field(ge=0)] | None
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Something read from a file of a folder; unknown keys are ignored."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-_Kind = TypeVar("_Kind", bound=_Record)
+_Kind = TypeVar("_Kind", bound=Record)
 
 
-class Certificates(_Record):
+class Certificates(Record):
     """What the certificates of an arm's whole training come to."""
 
     took_part: Count = None
@@ -53,7 +55,7 @@ class Certificates(_Record):
     """How many were refused for which reason."""
 
 
-class Arm(_Record):
+class Arm(Record):
     """One arm of the comparison; every figure but its name may be None."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -111,7 +113,7 @@ class Arm(_Record):
         return self
 
 
-class Counts(_Record):
+class Counts(Record):
     """The pairs of the comparison."""
 
     train: Count = None
@@ -120,7 +122,7 @@ class Counts(_Record):
     basins_found: Count = None
 
 
-class Results(_Record):
+class Results(Record):
     """The contents of results.json, version 1."""
 
     title: str = "Comparison"
@@ -143,7 +145,7 @@ class Results(_Record):
         return self
 
 
-class Update(_Record):
+class Update(Record):
     """One line of metrics.jsonl that the figures use."""
 
     update: int
@@ -151,7 +153,7 @@ class Update(_Record):
     gradient_norm: Number = None
 
 
-class DialPoint(_Record):
+class DialPoint(Record):
     """One measured point of the memory dial."""
 
     route: str
@@ -162,11 +164,11 @@ class DialPoint(_Record):
     seconds: Number = None
 
 
-class _Dial(_Record):
+class _Dial(Record):
     points: tuple[DialPoint, ...]
 
 
-class _Plan(_Record):
+class _Plan(Record):
     sentence: str
 
 
@@ -198,13 +200,13 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     path = folder / "results.json"
-    content = _json(path)
+    content = read_json(path)
     if content is None:
         raise RunFolderError(f"{folder} has no results.json: give the folder of a finished run, e.g. runs/demo")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise RunFolderError(f"{path}: schema is {found!r}, this version reads {SCHEMA}: make the run again")
-    results = _parsed(Results, content, path)
+    results = parsed(Results, content, path)
     example = folder / "example.extxyz"
     metrics = {arm.name: _metrics(folder / "arms" / arm.name / "metrics.jsonl") for arm in results.arms}
     ids = {arm.name: _ids(folder / "arms" / arm.name / "evaluation.json", arm) for arm in results.arms}
@@ -225,8 +227,8 @@ def read_dial(folder: Path) -> tuple[DialPoint, ...] | None:
     Raises:
         RunFolderError: the file cannot be understood.
     """
-    dial = _json(folder / "dial.json")
-    return None if dial is None else _parsed(_Dial, {"points": dial}, folder / "dial.json").points
+    dial = read_json(folder / "dial.json")
+    return None if dial is None else parsed(_Dial, {"points": dial}, folder / "dial.json").points
 
 
 def read_plan(folder: Path) -> str | None:
@@ -235,8 +237,8 @@ def read_plan(folder: Path) -> str | None:
     Raises:
         RunFolderError: the file cannot be understood.
     """
-    plan = _json(folder / "plan.json")
-    return None if plan is None else _parsed(_Plan, plan, folder / "plan.json").sentence
+    plan = read_json(folder / "plan.json")
+    return None if plan is None else parsed(_Plan, plan, folder / "plan.json").sentence
 
 
 def read_frontier(folder: Path) -> Results | None:
@@ -245,8 +247,8 @@ def read_frontier(folder: Path) -> Results | None:
     Raises:
         RunFolderError: the file cannot be understood.
     """
-    frontier = _json(folder / "frontier.json")
-    return None if frontier is None else _parsed(Results, frontier, folder / "frontier.json")
+    frontier = read_json(folder / "frontier.json")
+    return None if frontier is None else parsed(Results, frontier, folder / "frontier.json")
 
 
 def _text(path: Path) -> str | None:
@@ -259,7 +261,12 @@ def _text(path: Path) -> str | None:
         raise RunFolderError(f"{path}: cannot be read ({reason}); make the run again or mend the file") from error
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds, None if there is no such file.
+
+    Raises:
+        RunFolderError: it cannot be read or is not JSON.
+    """
     text = _text(path)
     try:
         return None if text is None else json.loads(text)
@@ -267,7 +274,12 @@ def _json(path: Path) -> Any:
         raise RunFolderError(f"{path}: line {error.lineno} is not JSON ({error.msg}); make the run again") from error
 
 
-def _parsed(kind: type[_Kind], content: Any, where: Path | str) -> _Kind:
+def parsed(kind: type[_Kind], content: Any, where: Path | str) -> _Kind:
+    """Return content as a record.
+
+    Raises:
+        RunFolderError: naming the place and the field that does not fit.
+    """
     # through text, so that JSON's rules hold: a list is a tuple, a string is not a number
     try:
         return kind.model_validate_json(json.dumps(content))
@@ -305,13 +317,13 @@ def _metrics(path: Path) -> tuple[Update, ...]:
             content = json.loads(line)
         except json.JSONDecodeError as error:
             raise RunFolderError(f"{path}: line {number} is not JSON ({error.msg}); remove it") from error
-        updates.append(_parsed(Update, content, f"{path}: line {number}"))
+        updates.append(parsed(Update, content, f"{path}: line {number}"))
     return tuple(updates)
 
 
 def _ids(path: Path, arm: Arm) -> tuple[str, ...] | None:
     """Return one id per entry of the arm's ΔQ, or None where the file does not give exactly that."""
-    record = _json(path)
+    record = read_json(path)
     content = record.get("pairs") if isinstance(record, dict) else None
     if not isinstance(content, list) or arm.dq is None or len(content) != len(arm.dq):
         return None

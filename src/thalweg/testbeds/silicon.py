@@ -22,6 +22,7 @@ from torch import Tensor
 from thalweg.errors import SettingsError, nearest_known
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation.outcome import Outcome
+from thalweg.relaxation.path import Path
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames, Pairs
@@ -105,6 +106,10 @@ class Silicon(Testbed):
     def reference(self) -> StillingerWeber:
         """Return the published surface, in float64."""
         return StillingerWeber.from_published("Si")
+
+    def path(self) -> Path:
+        """Return the path of the settling; see `Testbed.path`."""
+        return self.settling.path()
 
     def formation_energy(
         self, structures: Structures, energy: Float[Tensor, " structures"]

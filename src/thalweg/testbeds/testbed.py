@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.outcome import Outcome
+from thalweg.relaxation.path import Path
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames, Pairs
 
@@ -52,6 +53,10 @@ class Testbed(ABC):
     @abstractmethod
     def reference(self) -> Potential:
         """Return the surface that starts are relaxed on and frames are labelled with, in float64."""
+
+    @abstractmethod
+    def path(self) -> Path:
+        """Return the path that takes every start to its minimum on the reference surface."""
 
     @abstractmethod
     def draw(self, count: int, seed: int) -> Drawn:

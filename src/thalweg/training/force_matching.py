@@ -56,6 +56,7 @@ def train(
     frames: Frames,
     validation: Frames | None = None,
     *,
+    start: Potential | None = None,
     progress: Callable[[Report], None] | None = None,
 ) -> RunResult:
     """Build a potential and fit it to frames; resumes or skips what its folder already holds.
@@ -64,6 +65,7 @@ def train(
         settings: what to build and how to fit.
         frames: what to fit.
         validation: held-out frames for choosing the best; None chooses the last.
+        start: a potential to go on with, shifts and scale included, in place of a new one; stays as it is.
         progress: called with each line of metrics.
 
     Raises:
@@ -74,7 +76,7 @@ def train(
         OutputError: the run folder cannot be written.
     """
     check_frames(settings, frames, validation)
-    potential = build_base(settings, frames)
+    potential = build_base(settings, frames) if start is None else start
     for part in (frames, validation):
         if part is not None:
             potential.check(part.structures)

@@ -33,7 +33,7 @@ def load_settings(model: type[_Model], path: str | Path | None = None, overrides
     Raises:
         SettingsError: no such file, not YAML, an unknown key, a wrong type or a value outside its range.
     """
-    values: dict[str, Any] = {} if path is None else _read(Path(path))
+    values: dict[str, Any] = {} if path is None else read_mapping(Path(path))
     for override in overrides:
         _override(values, override)
     source = "settings" if path is None else str(path)
@@ -52,13 +52,13 @@ def validate_settings(model: type[_Model], values: dict[str, Any], *, source: st
         SettingsError: an unknown key, a wrong type or a value outside its range.
     """
     try:
-        return model.model_validate(_laid_over(model().model_dump(mode="json"), values))
+        return model.model_validate(laid_over(model().model_dump(mode="json"), values))
     except ValidationError as error:
         raise SettingsError(f"{source}: {_fault(error, model)}") from None
 
 
-def _laid_over(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of a command with the given values in their places.
+def laid_over(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain defaults with the given values in their places.
 
     A nested group keeps the defaults that this command gives it, where nothing else is said; a group of another
     `kind` takes nothing from the default one.
@@ -69,7 +69,7 @@ def _laid_over(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, 
         result[name] = value
         if isinstance(before, dict) and isinstance(value, Mapping):
             same = value.get("kind", before.get("kind")) == before.get("kind")
-            result[name] = _laid_over(before, value) if same else value
+            result[name] = laid_over(before, value) if same else value
     return result
 
 
@@ -138,7 +138,12 @@ def _parse(text: str, source: str) -> Any:
         raise SettingsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of settings holds, as plain values and unchecked.
+
+    Raises:
+        SettingsError: no such file, not YAML, or not a mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -231,6 +236,8 @@ _WANTED = {
 def _known(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
     """Return the names of the fields at a place inside a model."""
     for name in place:
+        if name not in model.model_fields:  # the place within a list
+            continue
         annotation = model.model_fields[name].annotation
         options = (annotation, *get_args(annotation))
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
