@@ -33,6 +33,7 @@ CASES: list[Route] = [
     Phantom(updates=3),
     Split(horizon=7, recompute=False),
     Split(horizon=7),
+    Split(horizon=7, shortcut=True),
 ]
 
 
@@ -186,6 +187,16 @@ def test_verify_says_so_where_a_route_refuses_every_structure():
     assert [v.structures for v in verdicts] == [0]
     assert not verdicts[0].passed
     assert len(verdicts[0].refused) == 1
+
+
+def test_a_shortcut_relaxes_from_the_horizon_with_the_finisher():
+    potential, starts, path = silicon()
+    short = Split(horizon=7, shortcut=True).differentiate(potential, starts, path)
+    whole = Split(horizon=7).differentiate(potential, starts, path)
+    expected = replace(path, steps=7).run(potential, starts)
+    assert torch.equal(short.equilibrium.positions, expected.structures.positions)
+    assert not torch.equal(short.equilibrium.positions, whole.equilibrium.positions)
+    assert torch.equal(short.guided.positions, whole.guided.positions)
 
 
 def test_unconverged_structures_are_refused_and_counted():

@@ -47,6 +47,7 @@ def costs() -> Costs:
         recomputed_seconds=(0.4, 0.4),
         free_seconds=0.1,
         relaxation_seconds=10.0,
+        shortcut_seconds=3.0,
         adjoint_seconds=5.0,
     )
 
@@ -85,6 +86,7 @@ def test_costs_add_up(costs):
     assert cost(Unrolled(states=5)) == (1100 + 5 * 10, 75 * 0.4 + 145 * 0.1)
     assert cost(Split(20, recompute=False)) == (1100 + 19 * 1000 + 2000, 20 * 0.3 + (10 - 20 * 0.1) + 5)
     assert cost(Split(20)) == (2000 + 20 * 13, 20 * 0.4 + (10 - 20 * 0.1) + 5)
+    assert cost(Split(20, shortcut=True)) == (2000 + 20 * 13, 20 * 0.4 + 3 + 5)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ class Costs:
     """Seconds of an update without a graph."""
     relaxation_seconds: float
     """Seconds of the whole relaxation without a graph; 0 where it was not probed."""
+    shortcut_seconds: float
+    """Seconds of the finisher from an early update on; 0 where it was not probed."""
     adjoint_seconds: float
     """Seconds of the adjoint; 0 where it was not probed."""
 
@@ -101,8 +103,9 @@ class Costs:
         if isinstance(route, Split):
             count = check_horizon(route.horizon, path)
             saved, seconds = self._unroll(count, route.recompute, route.states, beside=self.adjoint)
-            rest = max(self.relaxation_seconds - count * self.free_seconds, 0.0) + self.adjoint_seconds
-            return Forecast(route, saved, seconds + rest)
+            whole = max(self.relaxation_seconds - count * self.free_seconds, 0.0)
+            rest = self.shortcut_seconds if route.shortcut else whole
+            return Forecast(route, saved, seconds + rest + self.adjoint_seconds)
         if isinstance(route, Unrolled):
             count = check_horizon(route.horizon, path)
             return Forecast(route, *self._unroll(count, route.recompute, route.states, beside=0))
@@ -240,6 +243,10 @@ def measure_costs(potential: Potential, starts: Structures, path: Path, *, equil
         typical = _state_at(relaxation, min(_TYPICAL, path.steps))
         plain, recomputed, free = _probe_seconds(potential, typical, path)
         adjoint, solving = _probe_adjoint(potential, starts, relaxation, path) if equilibrium else (0, 0.0)
+        began = time.perf_counter()
+        if equilibrium:
+            path.run(potential, typical, skip=path.steps, reference=starts)
+        finishing = time.perf_counter() - began
     return Costs(
         graphs=graphs,
         lists=lists,
@@ -250,6 +257,7 @@ def measure_costs(potential: Potential, starts: Structures, path: Path, *, equil
         recomputed_seconds=recomputed,
         free_seconds=free,
         relaxation_seconds=relaxing if equilibrium else 0.0,
+        shortcut_seconds=finishing if equilibrium else 0.0,
         adjoint_seconds=solving,
     )
 
