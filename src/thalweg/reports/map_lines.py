@@ -1,4 +1,4 @@
-"""The regime map in words: the table of the terminal and the sentences of the verdict. The page takes its words here."""
+"""The regime map in words: the table of the terminal and the sentences of the verdict, which the page repeats."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ def map_lines(found: RegimeMap) -> list[str]:
     rows = [HEADINGS, *(coordinate_cells(c) for c in found.coordinates)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for coordinate in found.coordinates:
-        lines.append(f"{coordinate.name}: {told(coordinate)}")
-    return [*lines, *verdict_sentences(found)]
+    measured = [f"{coordinate.name}: {told(coordinate)}" for coordinate in found.coordinates]
+    return [*lines, *measured, *verdict_sentences(found)]
 
 
 def coordinate_cells(coordinate: Coordinate) -> tuple[str, ...]:
@@ -50,9 +49,9 @@ def verdict_sentences(found: RegimeMap) -> list[str]:
     elif suggestion is not None and figure is not None:
         share = figure.name.removeprefix("update by which ").removesuffix(" are decided")
         lines.append(
-            f"suggested K = {suggestion.horizon}: the update by which {share} of the decisions looked at have fallen; for "
-            f"{found.reach.batch} structures it keeps {formats.megabytes(suggestion.stored_bytes)} MB for backward with "
-            f"every graph stored ({formats.seconds(suggestion.stored_seconds)} s a gradient), "
+            f"suggested K = {suggestion.horizon}: the update by which {share} of the decisions looked at have fallen; "
+            f"for {found.reach.batch} structures it keeps {formats.megabytes(suggestion.stored_bytes)} MB for backward "
+            f"with every graph stored ({formats.seconds(suggestion.stored_seconds)} s a gradient), "
             f"{formats.megabytes(suggestion.recomputed_bytes)} MB recomputed "
             f"({formats.seconds(suggestion.recomputed_seconds)} s)"
         )

@@ -1,4 +1,4 @@
-"""The page of the regime map: the verdict in words, the four gauges, when the valleys are decided, and how it was measured.
+"""The page of the regime map: the verdict, the four gauges, when the valleys are decided, how it was measured.
 
     map.json → map.html
 
@@ -33,8 +33,8 @@ def render_map(found: RegimeMap) -> str:
     """Return the page of a regime map as one HTML document."""
     title = "The regime map"
     facts = (
-        f"{len(found.decisions)} pairs · basins by {found.rule} · {found.steps} updates of α = {found.alpha:.3g} Å²/eV · "
-        f"{formats.duration(found.seconds)}"
+        f"{len(found.decisions)} pairs · basins by {found.rule} · {found.steps} updates of "
+        f"α = {found.alpha:.3g} Å²/eV · {formats.duration(found.seconds)}"
     )
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict_sentences(found))
     blocks = [
@@ -42,8 +42,8 @@ def render_map(found: RegimeMap) -> str:
             gauges(found),
             "gauges",
             "Four coordinates",
-            "Each number with its 95 % interval; shaded is the side of the limit that leaves headroom. An interval that "
-            "straddles a limit leaves its coordinate open.",
+            "Each number with its 95 % interval; shaded is the side of the limit that leaves headroom. An interval "
+            "that straddles a limit leaves its coordinate open.",
             full_width=True,
         ),
         figure_block(

@@ -98,16 +98,16 @@ class Collected:
 
 
 _BY_QUENCH = (
-    "first update from which X_t, quenched on the reference, ends for good in the basin of the path's end; looked for at "
-    "a grid and then at every update between two of its points"
+    "first update from which X_t, quenched on the reference, ends for good in the basin of the path's end; looked for "
+    "at a grid and then at every update between two of its points"
 )
 
 
 def _by_copies(settings: MapSettings) -> str:
     return (
         f"first update of {', '.join(map(str, COARSE))} from which {settings.decision_share:.0%} of "
-        f"{settings.decision_copies} copies of X_t, moved by {settings.decision_deviation} Å and relaxed by the potential "
-        "itself, end where the path does"
+        f"{settings.decision_copies} copies of X_t, moved by {settings.decision_deviation} Å and relaxed by the "
+        "potential itself, end where the path does"
     )
 
 

@@ -1,4 +1,4 @@
-"""Short relaxation: at which update is the valley decided?
+"""Short relaxation: the update at which the valley is decided.
 
 The decision step of a structure is the first t from which X_t belongs for good to the basin that its path ends in:
 
@@ -6,11 +6,12 @@ The decision step of a structure is the first t from which X_t belongs for good 
 
 `settles` is asked in one of two ways. With a reference: X_t, quenched on the reference surface, ends where X*, quenched
 there, does. Without: of slightly perturbed copies of X_t, relaxed on by the potential itself, nine in ten end at X*.
-Both see to X_T; a structure undecided there has a decision of infinity ('later than the last update').
+A structure undecided at X_T has a decision of infinity ('later than the last update').
 
-'For good' asks about all later updates, so a bisection will not do. The grid is walked from X_T backwards, each structure
-up to the first update from which it settles elsewhere; the updates between that one and the next of the grid are walked in
-the same way. A structure that leaves the basin and comes back between two points of the grid goes unseen.
+'For good' asks about all later updates, so a bisection will not do. The grid is walked from X_T backwards, each
+structure up to the first update from which it settles elsewhere; the updates between that one and the next of the grid
+are walked in the same way. A structure that leaves the basin and comes back between two points of the grid goes unseen:
+of 40 paths on silicon, looked at after every update, that was one (66 instead of 44).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Forces right: do the potential's forces point where the reference's do, along the potential's own path?
+"""Forces right: how far the potential's forces point where the reference's do, along the potential's own path.
 
 For each structure, over all atoms a and the updates t of a grid along X_0 … X_T,
 
     cosine = Σ F·F_ref / sqrt(Σ |F|² Σ |F_ref|²),      relative error = sqrt(Σ |F − F_ref|² / Σ |F_ref|²)
 
 Sums run over the whole path before anything is divided, so each point weighs by the size of its forces and the end of
-the path, where both are near zero and their directions mean little, hardly counts. The cosine is judged: a descent along
-forces of the right direction and the wrong size takes the same way at another pace. The error stands beside it.
+the path, where both are near zero and their directions mean little, hardly counts. The cosine is judged: a descent
+along forces of the right direction and the wrong size takes the same way at another pace. The error stands beside it.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def reach_of(costs: Costs, path: Path, budget: float | None, batch: int) -> Reac
 
 
 def suggest(costs: Costs, path: Path, figure: Figure | None, reach: Reach) -> Suggestion | None:
-    """Return the horizon that reaches the stated share of decisions, with its price; None where there is none to suggest.
+    """Return the horizon that reaches the stated share of decisions, with its price; None where there is none.
 
     There is none where decisions were not measured, where the share is decided at the start already (nothing to steer),
     and where it is decided later than any horizon that fits.

@@ -34,6 +34,7 @@ def measure_landing(verdicts: Sequence[Verdict], same_energy: int | None, rule: 
     mixed = "" if rule == "quench" else "; without a reference a right basin whose floor lies elsewhere counts as wrong"
     return Measurement(
         share_figure("share that lands wrong", found[Verdict.WRONG], total),
-        f"{found[Verdict.WRONG]} of {total} starts end in another basin than the reference's, by the {rule} rule{mixed}",
+        f"{found[Verdict.WRONG]} of {total} starts end in another basin than the reference's, by the {rule} rule"
+        f"{mixed}",
         beside=tuple(beside),
     )

@@ -160,7 +160,7 @@ def _valleys(
         around += valleys_of(ends, members, settings.threshold)
     where = "on the reference" if reference is not None else "by the potential itself, whose landscape this then is"
     how = (
-        f"minima reached from each start and {settings.valley_copies} copies of it moved by {settings.valley_deviation} Å, "
-        f"relaxed {where}"
+        f"minima reached from each start and {settings.valley_copies} copies of it moved by "
+        f"{settings.valley_deviation} Å, relaxed {where}"
     )
     return measure_valleys(around, how, seed=settings.seed)

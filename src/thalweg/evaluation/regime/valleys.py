@@ -1,4 +1,4 @@
-"""Many valleys: how many minima are within reach of a start?
+"""Many valleys: the number of minima within reach of a start.
 
 Perturbed copies of a start, and the start itself, are relaxed; with p_b the share that ends in basin b,
 

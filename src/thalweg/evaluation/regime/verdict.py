@@ -39,8 +39,8 @@ class MapLimits(Section):
     Calibrated on one case: on silicon defects K = 20 reached 13 of 35 such decisions, and tuning with it put 39 of 50
     wrong starts right, since what is learnt from early decisions serves the late ones too."""
     quantile_alone: float = Field(default=0.8, gt=0, lt=1)
-    """The same without a reference, where perturbed copies settle far earlier on the potential's own surface than quenches
-    on the reference: of the same 35 decisions 28 had fallen by update 20."""
+    """The same without a reference, where perturbed copies settle far earlier on the potential's own surface than
+    quenches on the reference: of the same 35 decisions 28 had fallen by update 20."""
     fewest: int = Field(default=8, ge=2)
     """Structures below which a mean or a quantile stays open: the bootstrap is too narrow for few."""
 
