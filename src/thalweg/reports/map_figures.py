@@ -29,7 +29,7 @@ def gauges(found: RegimeMap) -> go.Figure:
     """Draw the four coordinates: value, interval, and shaded the side of the limit that leaves headroom."""
     from plotly.subplots import make_subplots
 
-    names = [f"<b>{c.name}</b>: {c.answer.value}" for c in found.coordinates]
+    names = [f"<b>{c.name}</b>: {c.answer.value}{_quantity(c)}" for c in found.coordinates]
     rows = len(found.coordinates)
     figure = make_subplots(rows=rows, cols=1, subplot_titles=names, vertical_spacing=0.14)
     for row, coordinate in enumerate(found.coordinates, start=1):
@@ -44,6 +44,12 @@ def gauges(found: RegimeMap) -> go.Figure:
     figure.update_layout(margin={"l": 24, "r": 24, "t": 40, "b": 30})
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
     return figure
+
+
+def _quantity(coordinate: Coordinate) -> str:
+    """Return what a gauge shows, for its title."""
+    figure = coordinate.measurement.figure
+    return "" if figure is None else f" · {style.label(figure.name)}"
 
 
 def _scale(coordinate: Coordinate, steps: int) -> tuple[float, float]:

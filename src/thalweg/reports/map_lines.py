@@ -41,7 +41,7 @@ def told(coordinate: Coordinate) -> str:
 
 def verdict_sentences(found: RegimeMap) -> list[str]:
     """Return the verdict, what it hangs on, and the suggested horizon with its price."""
-    lines = [f"headroom: {found.headroom.value}{_because(found)}"]
+    lines = [f"headroom {found.headroom.value}{_because(found)}"]
     figure = found.coordinates[-1].measurement.figure
     suggestion = found.suggestion
     if found.headroom is Answer.NO:

@@ -89,8 +89,12 @@ class Collected:
             else (f"the {len(wrong)} paths that land wrong")
         )
         late = sum(math.isinf(step) for step in steps)
+        lost = len(self.rows) - len(known)
+        without = f"; {lost} paths have no final basin and are left out" if lost else ""
         means = _BY_QUENCH if self.with_reference else _by_copies(settings)
-        return measure_decision(steps, share, f"{means}; of {whose}, {late} are decided later than the last update")
+        return measure_decision(
+            steps, share, f"{means}; of {whose}, {late} are decided later than the last update{without}"
+        )
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return the decision of each pair for the record."""
@@ -105,7 +109,7 @@ _BY_QUENCH = (
 
 def _by_copies(settings: MapSettings) -> str:
     return (
-        f"first update of {', '.join(map(str, COARSE))} from which {settings.decision_share:.0%} of "
+        f"first update of {', '.join(map(str, COARSE))} from which {100 * settings.decision_share:.0f} % of "
         f"{settings.decision_copies} copies of X_t, moved by {settings.decision_deviation} Å and relaxed by the "
         "potential itself, end where the path does"
     )

@@ -161,7 +161,7 @@ def measure_decision(steps: Sequence[float], share: float, how: str) -> Measurem
         share: which quantile is judged.
         how: how it was measured and of which structures, in words.
     """
-    name = f"update by which {share:.0%} are decided"
+    name = f"update by which {100 * share:.0f} % are decided"
     figure = quantile_figure(name, steps, share, "updates")
     if figure is None:
         return Measurement(None, "", "no relaxation of the potential converged, so no path has a final basin")

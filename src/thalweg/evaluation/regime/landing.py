@@ -1,7 +1,8 @@
 """Base lands wrong: the share of starts that the potential takes into another basin than the reference did.
 
-Every pair is in the denominator. A relaxation that did not converge, or could not be judged, has landed nowhere: it
-counts neither right nor wrong and stands beside.
+Every pair is in the denominator. A relaxation that did not converge, or could not be judged, may belong to either side:
+the lower end of the interval counts it as not wrong and the upper end as wrong, so a potential whose relaxations fail is
+not taken for one that lands right.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from thalweg.evaluation.basins import Verdict
-from thalweg.evaluation.regime.coordinate import Measurement
+from thalweg.evaluation.regime.coordinate import Figure, Measurement
 from thalweg.evaluation.regime.intervals import share_figure
+from thalweg.evaluation.statistics import wilson_interval
 
 
 def measure_landing(verdicts: Sequence[Verdict], same_energy: int | None, rule: str) -> Measurement:
@@ -32,9 +34,11 @@ def measure_landing(verdicts: Sequence[Verdict], same_energy: int | None, rule: 
     if same_energy is not None:
         beside.append(share_figure("wrong, of another energy", found[Verdict.WRONG] - same_energy, total))
     mixed = "" if rule == "quench" else "; without a reference a right basin whose floor lies elsewhere counts as wrong"
+    wrong, unknown = found[Verdict.WRONG], found[Verdict.UNCONVERGED] + found[Verdict.UNJUDGED]
+    low, high = wilson_interval(wrong, total)[0], wilson_interval(wrong + unknown, total)[1]
+    either = f"; {unknown} more that did not converge or could not be judged widen the interval" if unknown else ""
     return Measurement(
-        share_figure("share that lands wrong", found[Verdict.WRONG], total),
-        f"{found[Verdict.WRONG]} of {total} starts end in another basin than the reference's, by the {rule} rule"
-        f"{mixed}",
+        Figure("share that lands wrong", wrong / total, (low, high), "", total),
+        f"{wrong} of {total} starts end in another basin than the reference's, by the {rule} rule{mixed}{either}",
         beside=tuple(beside),
     )
