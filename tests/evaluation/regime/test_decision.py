@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-
 from tests.evaluation.surfaces import Valleys, at
+
 from thalweg.evaluation.basins import Quench
 from thalweg.evaluation.regime.decision import GRID, OnItself, OnReference, decision_steps, measure_decision, updates_of
 from thalweg.evaluation.regime.walks import walk

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from tests.evaluation.surfaces import PATH, Valleys, at, ended, pairs_at
+
 from thalweg.evaluation.basins import Verdict
 from thalweg.evaluation.regime.forces import forces_along, forces_at_starts, measure_forces
 from thalweg.evaluation.regime.landing import measure_landing

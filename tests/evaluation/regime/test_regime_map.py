@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from tests.evaluation.surfaces import Valleys, at, pairs_at
+
 from thalweg.errors import PotentialError, SettingsError, StructureError
 from thalweg.evaluation.regime import Answer, MapLimits, MapSettings, RegimeMap, measure_map
 from thalweg.structures.pairs import Pairs

@@ -1,8 +1,8 @@
 """Base lands wrong: the share of starts that the potential takes into another basin than the reference did.
 
 Every pair is in the denominator. A relaxation that did not converge, or could not be judged, may belong to either side:
-the lower end of the interval counts it as not wrong and the upper end as wrong, so a potential whose relaxations fail is
-not taken for one that lands right.
+the lower end of the interval counts it as not wrong and the upper end as wrong, so a potential whose relaxations fail
+is not taken for one that lands right.
 """
 
 from __future__ import annotations
