@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from thalweg.evaluation.regime import Answer, Coordinate, Figure, RegimeMap
+from thalweg.evaluation.regime import UPDATES, Answer, Coordinate, Figure, RegimeMap
 from thalweg.reports import formats
 
 HEADINGS = ("coordinate", "answer", "measured", "95 % interval", "headroom asks for")
@@ -23,7 +23,8 @@ def map_lines(found: RegimeMap) -> list[str]:
 def coordinate_cells(coordinate: Coordinate) -> tuple[str, ...]:
     """Return a coordinate as a row of the table."""
     figure = coordinate.measurement.figure
-    asked = f"{'at least' if coordinate.at_least else 'at most'} {_number(coordinate.limit)}"
+    unit = "" if coordinate.at_least else UPDATES
+    asked = f"{'at least' if coordinate.at_least else 'at most'} {_number(coordinate.limit, unit)}"
     if figure is None:
         return coordinate.name, coordinate.answer.value, formats.MISSING, formats.MISSING, asked
     return coordinate.name, coordinate.answer.value, _value(figure), interval(figure), asked
@@ -103,14 +104,15 @@ def interval(figure: Figure) -> str:
     """Return the interval of a figure in its unit; a dash where there is none."""
     if figure.interval is None:
         return formats.MISSING
-    return " to ".join(_number(end) for end in figure.interval)
+    return " to ".join(_number(end, figure.unit) for end in figure.interval)
 
 
 def _value(figure: Figure) -> str:
-    return f"{_number(figure.value)}{f' {figure.unit}' if figure.unit and math.isfinite(figure.value) else ''}"
+    unit = f" {figure.unit}" if figure.unit and math.isfinite(figure.value) else ""
+    return f"{_number(figure.value, figure.unit)}{unit}"
 
 
-def _number(value: float) -> str:
+def _number(value: float, unit: str = "") -> str:
     if math.isinf(value):
         return "later"
-    return str(int(value)) if value == int(value) and abs(value) > 1 else f"{value:.2f}"
+    return f"{value:.0f}" if unit == UPDATES else f"{value:.2f}"

@@ -20,8 +20,8 @@ BETWEEN = [0.02 + 0.028 * k for k in range(16)]
 SHIFTED = Valleys(0.5)
 TOLD = MapSettings(
     relaxation=RelaxationSettings(alpha=0.02, steps=60, fmax=1e-4),
-    limits=MapLimits(direction=-0.9),  # between two ridges the forces of the two point opposite ways
-    valley_deviation=0.4,
+    limits=MapLimits(direction=-0.999999),  # between two ridges the forces of the two point opposite ways
+    valley_deviation=0.8,
     batch=2,
 )
 

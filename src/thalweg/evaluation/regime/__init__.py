@@ -6,12 +6,14 @@ One file a question (`forces`, `valleys`, `landing`, `decision`), one for all li
 from __future__ import annotations
 
 from thalweg.evaluation.regime.coordinate import Answer, Coordinate, Figure, Measurement
+from thalweg.evaluation.regime.decision import UPDATES
 from thalweg.evaluation.regime.measure import measure_map
 from thalweg.evaluation.regime.regime_map import Decision, RegimeMap
 from thalweg.evaluation.regime.settings import MapSettings
 from thalweg.evaluation.regime.verdict import MapLimits
 
 __all__ = [
+    "UPDATES",
     "Answer",
     "Coordinate",
     "Decision",

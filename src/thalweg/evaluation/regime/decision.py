@@ -33,6 +33,9 @@ from thalweg.structures.displacement import largest_displacement
 Settles = Callable[[Sequence[tuple[int, int]]], list[bool]]
 """Asked with (structure, update) pairs; says of each whether it settles in the basin of that structure's end."""
 
+UPDATES = "updates"
+"""Unit of decision steps."""
+
 GRID = (0, 2, 5, 10, 15, 20, 30, 40, 50, 60, 75)
 """Updates looked at first; further ones follow every 25."""
 
@@ -162,8 +165,8 @@ def measure_decision(steps: Sequence[float], share: float, how: str) -> Measurem
         how: how it was measured and of which structures, in words.
     """
     name = f"update by which {100 * share:.0f} % are decided"
-    figure = quantile_figure(name, steps, share, "updates")
+    figure = quantile_figure(name, steps, share, UPDATES)
     if figure is None:
         return Measurement(None, "", "no relaxation of the potential converged, so no path has a final basin")
-    half = quantile_figure("update by which half are decided", steps, 0.5, "updates")
+    half = quantile_figure("update by which half are decided", steps, 0.5, UPDATES)
     return Measurement(figure, how, beside=() if half is None else (half,))
