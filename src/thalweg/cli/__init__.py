@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from thalweg.cli import data, demo, dial, relax_evaluate, study, train_tune, verify
+from thalweg.cli import data, demo, dial, regime, relax_evaluate, study, train_tune, verify
 from thalweg.console import complain, show_plain_warnings
 from thalweg.errors import ThalwegError
 
@@ -21,6 +21,7 @@ COMMANDS = (
     train_tune.tune,
     relax_evaluate.relax,
     relax_evaluate.evaluate,
+    regime.map,
     dial.dial,
     verify.verify,
 )

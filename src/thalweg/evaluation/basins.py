@@ -176,8 +176,8 @@ class Quench(BasinRule):
         converged, displacement, difference = _begin(ends)
         chosen = converged.nonzero().squeeze(1)
         if len(chosen):
-            ours = self._quench(surface, ends.structures.select(chosen))
-            theirs = self._quench(surface, minima.select(chosen))
+            ours = self.quench(surface, ends.structures.select(chosen))
+            theirs = self.quench(surface, minima.select(chosen))
             stayed = _largest(theirs.structures, minima.select(chosen)) < self.threshold
             settled = stayed & _begin(ours)[0] & _begin(theirs)[0]
             # positions are finite even where a quench exploded, so all can be compared and some then left out
@@ -186,7 +186,8 @@ class Quench(BasinRule):
             difference[chosen] = torch.where(settled, (ours.energy - theirs.energy).cpu(), torch.nan)
         return Comparison(converged, displacement, difference, None)
 
-    def _quench(self, surface: Potential, structures: Structures) -> Relaxation:
+    def quench(self, surface: Potential, structures: Structures) -> Relaxation:
+        """Relax structures tightly on a surface; one in float64, see `in_double`."""
         return relax(
             surface,
             _for(surface, structures),

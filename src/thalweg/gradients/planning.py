@@ -182,10 +182,22 @@ def plan_memory(potential: Potential, starts: Structures, path: Path, route: Rou
         raise SettingsError(f"budget is {budget}: allowed are MB above 0, e.g. 2000")
     costs = measure_costs(potential, starts, path, equilibrium=not isinstance(route, Unrolled))
     allowed = int(budget * 1e6)
-    return _choose(costs, path, route, allowed, len(starts))
+    return choose_way(costs, path, route, allowed, len(starts))
 
 
-def _choose(costs: Costs, path: Path, route: Route, allowed: int, structures: int) -> Plan:
+def choose_way(costs: Costs, path: Path, route: Route, allowed: int, structures: int) -> Plan:
+    """Choose as `plan_memory` does, from costs already measured.
+
+    Args:
+        costs: of one batch.
+        path: the relaxation.
+        route: what is wanted; its `recompute` and `states` are chosen anew.
+        allowed: bytes that may be kept for backward.
+        structures: size of that batch.
+
+    Raises:
+        SettingsError: a horizon beyond the path, or a route that the planner does not know.
+    """
     ways: list[Route] = [route]
     longest = 0
     if isinstance(route, Split | Unrolled):

@@ -1,0 +1,121 @@
+"""`RegimeMap`: four judged coordinates, the verdict and the suggested horizon, as they are written to a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from thalweg.errors import SettingsError
+from thalweg.evaluation.regime.coordinate import Answer, Coordinate
+from thalweg.evaluation.regime.horizon import Reach, Suggestion
+from thalweg.evaluation.regime.verdict import headroom
+
+SCHEMA = 1
+"""Version of the record."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """When the valley of one structure was decided."""
+
+    id: str
+    step: float | None
+    """Update; infinity where later than the last one, None where its path has no final basin."""
+    verdict: str
+    """Where it landed: a `Verdict` of the basin rule."""
+
+
+@dataclass(frozen=True)
+class RegimeMap:
+    """Whether training through relaxation has something to gain with this potential on these pairs."""
+
+    coordinates: tuple[Coordinate, ...]
+    """The four, in the order of the source."""
+    decisions: tuple[Decision, ...]
+    """One per pair."""
+    steps: int
+    """T, the updates of the path."""
+    rule: str
+    """The basin rule: 'quench' or 'distance'."""
+    alpha: float
+    """Step size of the update, Å²/eV."""
+    reach: Reach
+    suggestion: Suggestion | None
+    settings: Mapping[str, Any]
+    """What it was told, the limits among them."""
+    seconds: float
+    """Wall time."""
+
+    @property
+    def headroom(self) -> Answer:
+        """The verdict."""
+        return headroom(self.coordinates)
+
+    @property
+    def off(self) -> tuple[str, ...]:
+        """Names of the coordinates that say no."""
+        return tuple(c.name for c in self.coordinates if c.answer is Answer.NO)
+
+    @property
+    def unsettled(self) -> tuple[str, ...]:
+        """Names of the coordinates that are open or not measured."""
+        return tuple(c.name for c in self.coordinates if c.answer in (Answer.OPEN, Answer.UNMEASURED))
+
+    def record(self) -> dict[str, Any]:
+        """Return JSON types, verdict included; `from_record` reads it back."""
+        return {
+            "schema": SCHEMA,
+            "headroom": self.headroom.value,
+            "off": list(self.off),
+            "unsettled": list(self.unsettled),
+            "coordinates": [c.record() for c in self.coordinates],
+            "suggestion": None if self.suggestion is None else self.suggestion.record(),
+            "reach": self.reach.record(),
+            "steps": self.steps,
+            "rule": self.rule,
+            "alpha": self.alpha,
+            "decisions": [_decision_record(d) for d in self.decisions],
+            "settings": dict(self.settings),
+            "seconds": self.seconds,
+        }
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> RegimeMap:
+        """Read back what `record` gave.
+
+        Raises:
+            SettingsError: a key is missing, or it is a record of another version.
+        """
+        try:
+            if record["schema"] != SCHEMA:
+                raise SettingsError(
+                    f"the regime map has schema {record['schema']!r}: this version reads {SCHEMA}; measure it again"
+                )
+            found = record["suggestion"]
+            return RegimeMap(
+                coordinates=tuple(Coordinate.from_record(c) for c in record["coordinates"]),
+                decisions=tuple(_decision(d) for d in record["decisions"]),
+                steps=record["steps"],
+                rule=record["rule"],
+                alpha=record["alpha"],
+                reach=Reach.from_record(record["reach"]),
+                suggestion=None if found is None else Suggestion.from_record(found),
+                settings=dict(record["settings"]),
+                seconds=record["seconds"],
+            )
+        except KeyError as error:
+            raise SettingsError(
+                f"the record of a regime map has no {error.args[0]!r}: give one that RegimeMap.record() wrote"
+            ) from error
+
+
+def _decision_record(decision: Decision) -> dict[str, Any]:
+    later = decision.step is not None and not math.isfinite(decision.step)
+    return {**asdict(decision), "step": None if later else decision.step, "later_than_path": later}
+
+
+def _decision(record: Mapping[str, Any]) -> Decision:
+    step = math.inf if record["later_than_path"] else record["step"]
+    return Decision(record["id"], step, record["verdict"])
