@@ -132,9 +132,12 @@ def verdict_sentences(results: StudyResults) -> list[str]:
         lines.append(f"{complete.finished} of {complete.total} runs are there; what needs the others is open.")
     ruled = {"holds": "holds", "fails": "fails", "tie": "is a tie", "open": "is open"}
     killed = {"holds": "is met", "fails": "is not met", "tie": "is not met: a tie", "open": "is open"}
-    lines += [f"{claim.id} {ruled[claim.verdict]}: {claim.says}. {claim.sentence}" for claim in results.hypotheses]
     lines += [
-        f"Kill condition {claim.id} {killed[claim.verdict]}: {claim.says}. {claim.sentence}" for claim in results.kill
+        f"{claim.id} {ruled[claim.verdict]}: {_stopped(claim.says)} {claim.sentence}" for claim in results.hypotheses
+    ]
+    lines += [
+        f"Kill condition {claim.id} {killed[claim.verdict]}: {_stopped(claim.says)} {claim.sentence}"
+        for claim in results.kill
     ]
     if not results.hypotheses and not results.kill:
         lines.append("The protocol names no hypothesis and no kill condition, so there is no verdict.")
@@ -182,6 +185,11 @@ def columns(results: StudyResults) -> list[tuple[str, str]]:
         ("extra labels", ""),
         ("seeds", ""),
     ]
+
+
+def _stopped(says: str) -> str:
+    """Return a claim's words with one full stop."""
+    return says.rstrip(". ") + "."
 
 
 def rows(results: StudyResults) -> list[tuple[str, ...]]:
