@@ -99,11 +99,18 @@ def axis(title: str | None) -> dict[str, Any]:
 
 
 def finish(figure: go.Figure, *, height: int = 330, legend: bool = True) -> go.Figure:
-    """Give a figure the report's type, margins and legend above the axes; returns the same figure."""
+    """Give a figure the report's type, margins and legend above the axes; returns the same figure.
+
+    The figure grows with its legend: two short names stand side by side, and what goes beyond two lines is added to
+    `height`.
+    """
+    names = [t.name for t in figure.data if legend and t.name is not None and t.showlegend is not False]
+    beside = 1 if any(len(name) > 20 for name in names) else 2
+    above = 22 * max(0, -(-len(names) // beside) - 2)
     figure.update_layout(
         template="none",
-        height=height,
-        margin={"l": 56, "r": 18, "t": 34 if legend else 12, "b": 48},
+        height=height + above,
+        margin={"l": 56, "r": 18, "t": (34 if legend else 12) + above, "b": 48},
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
