@@ -58,6 +58,13 @@ def painn(**settings: Any) -> Potential:
     return potential.double()
 
 
+def schnet(**settings: Any) -> Potential:
+    """A fresh invariant network in float64 with a reference."""
+    potential = build_potential("schnet", {"channels": 8, **settings})
+    potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
+    return potential.double()
+
+
 def transformer(**settings: Any) -> Potential:
     """A fresh small cell-blind transformer in float64 with a reference."""
     small = {"width": 32, "feed_forward": 48, "layers": 2, "heads": 4}
@@ -101,6 +108,7 @@ CELL_BLIND = Claims(
 CASES = [
     Case("painn", lambda: painn(species=[14, 48, 52]), compounds),
     Case("painn of one layer", lambda: painn(species=[14], layers=1), silicon),
+    Case("schnet", lambda: schnet(species=[14, 48, 52]), compounds),
     Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
     Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
     Case("transformer", lambda: transformer(species=[14, 48, 52]), compounds, CELL_BLIND),
