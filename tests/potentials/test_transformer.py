@@ -198,7 +198,7 @@ def test_settings_out_of_range_are_refused_in_one_line(settings: dict[str, Any],
 
 
 def test_a_stress_and_another_floating_type_are_refused(silicon8: Structures) -> None:
-    with pytest.raises(PotentialError, match="head for forces and none for stress"):
+    with pytest.raises(PotentialError, match="has no stress, for its forces"):
         small()(silicon8, stress=True)
     with pytest.raises(PotentialError, match="float32"):
         small()(silicon8.to(dtype=torch.float32))

@@ -219,8 +219,8 @@ class CellBlindTransformer(Network):
         """
         if stress:
             raise PotentialError(
-                f"a {self.kind} potential has a head for forces and none for stress: keep the cell fixed, or take "
-                "another kind, e.g. painn"
+                f"a {self.kind} potential has no stress, for its forces come from a head of their own: keep the cell "
+                "fixed, or take another kind, e.g. painn"
             )
         self.check_input(structures)
         with torch.set_grad_enabled(graph):
