@@ -63,12 +63,16 @@ def plateau(value: Callable[[float], Tensor], exact: float, *, bound: float = 1e
 
 
 def translation(potential: Potential, structures: Structures) -> None:
-    """Moving everything changes nothing, nor does moving an atom by a lattice vector."""
-    wanted = potential(structures)
+    """Moving everything changes nothing."""
     moved = structures.positions + torch.tensor([0.3, -1.1, 7.7], dtype=torch.float64)
-    image = structures.pbc.to(moved.dtype).unsqueeze(1) @ structures.cell  # sum of the periodic vectors
-    moved = moved.index_add(0, torch.tensor([1]), image[structures.owner[1]])
-    same_prediction(potential(structures.with_positions(moved)), wanted)
+    same_prediction(potential(structures.with_positions(moved)), potential(structures))
+
+
+def images(potential: Potential, structures: Structures) -> None:
+    """Moving an atom by a lattice vector changes nothing."""
+    image = structures.pbc.to(structures.dtype).unsqueeze(1) @ structures.cell  # sum of the periodic vectors
+    moved = structures.positions.index_add(0, torch.tensor([1]), image[structures.owner[1]])
+    same_prediction(potential(structures.with_positions(moved)), potential(structures))
 
 
 def _turned(potential: Potential, structures: Structures, turn: Tensor) -> None:
@@ -224,6 +228,26 @@ def energy_differentiates_to_parameters(potential: Potential, structures: Struct
     energy = potential(structures, graph=True).energy
     found = torch.autograd.grad(energy.sum(), list(potential.parameters()), allow_unused=True)
     assert any(g is not None and bool((g != 0).any()) for g in found)
+
+
+def _clusters(structures: Structures) -> Structures:
+    """Return the atoms of the structures without their cells."""
+    return Structures.from_atoms([Atoms(frame.numbers, frame.positions) for frame in structures.to_atoms()])
+
+
+def clusters(potential: Potential, structures: Structures) -> None:
+    """Structures without a cell have finite energies and forces."""
+    found = potential(_clusters(structures))
+    assert bool(found.energy.isfinite().all())
+    assert bool(found.forces.isfinite().all())
+
+
+def clusters_refused(potential: Potential, structures: Structures) -> None:
+    """A structure without a cell is refused in words, alone and among others."""
+    alone = _clusters(structures)
+    for batch in (alone, Structures.concatenate([structures, alone])):
+        with pytest.raises(PotentialError, match="periodic along"):
+            potential(batch)
 
 
 def batch_independence(potential: Potential, structures: Structures) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -45,6 +45,11 @@ def tellurides() -> Structures:
     return _rattled([telluride, Atoms(telluride.numbers, telluride.positions)])
 
 
+def cells() -> Structures:
+    """Silicon and cadmium telluride, in cells of 2 and 8 atoms."""
+    return _rattled([bulk("Si"), bulk("CdTe", "zincblende", a=6.48, cubic=True)])
+
+
 def _rattled(frames: list[Atoms]) -> Structures:
     for k, frame in enumerate(frames):
         frame.positions += 0.1 * numpy_stream(7, "contract structures", k).standard_normal((len(frame), 3))
@@ -58,10 +63,24 @@ def painn(**settings: Any) -> Potential:
     return potential.double()
 
 
+def schnet(**settings: Any) -> Potential:
+    """A fresh invariant network in float64 with a reference."""
+    potential = build_potential("schnet", {"channels": 8, **settings})
+    potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
+    return potential.double()
+
+
 def transformer(**settings: Any) -> Potential:
     """A fresh small cell-blind transformer in float64 with a reference."""
     small = {"width": 32, "feed_forward": 48, "layers": 2, "heads": 4}
     potential = build_potential("transformer", {**small, **settings})
+    potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
+    return potential.double()
+
+
+def fully_connected(**settings: Any) -> Potential:
+    """A fresh small network on padded coordinates in float64 with a reference."""
+    potential = build_potential("fully_connected", {"atoms": 17, "width": 24, "layers": 2, **settings})
     potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
     return potential.double()
 
@@ -75,7 +94,13 @@ class Claims:
     stress: bool = True
     """It gives a stress; without the claim it refuses to."""
     translation: bool = True
-    """Nothing changes with a translation or with the periodic image of an atom."""
+    """Nothing changes with a translation."""
+    images: bool = True
+    """Nothing changes with the periodic image of an atom."""
+    permutation: bool = True
+    """Renumbering the atoms renumbers forces and nothing else."""
+    clusters: bool = True
+    """It describes structures without a cell; without the claim it refuses them."""
     equivariant: bool = True
     """Energy and forces follow rotations and reflections exactly."""
     additive: bool = True
@@ -95,21 +120,45 @@ class Case:
 
 
 CELL_BLIND = Claims(
-    conservative=False, stress=False, translation=False, equivariant=False, additive=False, smooth=False
+    conservative=False, stress=False, translation=False, images=False, equivariant=False, additive=False, smooth=False
 )
+"""A distance bias alone changes none of these: the coordinates of the tokens stay what they are."""
+FRACTIONAL = replace(CELL_BLIND, images=True, clusters=False)
+UNSTRUCTURED = replace(CELL_BLIND, conservative=True, stress=True, permutation=False)
 
 CASES = [
     Case("painn", lambda: painn(species=[14, 48, 52]), compounds),
     Case("painn of one layer", lambda: painn(species=[14], layers=1), silicon),
+    Case("schnet", lambda: schnet(species=[14, 48, 52]), compounds),
     Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
     Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
     Case("transformer", lambda: transformer(species=[14, 48, 52]), compounds, CELL_BLIND),
     Case("transformer, plain attention", lambda: transformer(species=[14], attention="plain"), silicon, CELL_BLIND),
+    Case(
+        "transformer, distance bias",
+        lambda: transformer(species=[14, 48, 52], distance_bias="minimum-image", cutoff=4.0),
+        compounds,
+        CELL_BLIND,
+    ),
+    Case(
+        "transformer, fractional",
+        lambda: transformer(species=[14, 48, 52], coordinates="fractional"),
+        cells,
+        FRACTIONAL,
+    ),
+    Case(
+        "transformer, fractional, distance bias, plain attention",
+        lambda: transformer(
+            species=[14, 48, 52], coordinates="fractional", distance_bias="minimum-image", cutoff=4.0, attention="plain"
+        ),
+        cells,
+        FRACTIONAL,
+    ),
+    Case("fully connected", lambda: fully_connected(species=[14, 48, 52]), compounds, UNSTRUCTURED),
     Case("painn of three, Gaussians", lambda: painn(species=[14], layers=3, radial="gaussian"), silicon),
 ]
 
 ALWAYS: list[checks.Check] = [
-    checks.permutation,
     checks.forces_differentiate,
     checks.energy_differentiates_to_parameters,
     checks.batch_independence,
@@ -124,12 +173,20 @@ CLAIMED: dict[str, list[checks.Check]] = {
     "conservative": [checks.forces_are_the_gradient, checks.hessian_is_symmetric],
     "stress": [checks.stress_is_the_strain_derivative],
     "translation": [checks.translation],
+    "images": [checks.images],
+    "permutation": [checks.permutation],
+    "clusters": [checks.clusters],
     "equivariant": [checks.rotation, checks.reflection],
     "additive": [checks.additivity],
     "smooth": [checks.smooth_cutoff],
 }
-REFUSALS: dict[str, list[checks.Check]] = {"stress": [checks.stress_refused]}
+REFUSALS: dict[str, list[checks.Check]] = {
+    "stress": [checks.stress_refused],
+    "clusters": [checks.clusters_refused],
+}
 """What holds instead where a claim is not made; for every other claim its checks must fail."""
+OF_CLUSTERS = {"additive", "smooth"}
+"""Claims that are checked on clusters: nothing to prove where those are refused."""
 EVERY = [*ALWAYS, *(check for group in CLAIMED.values() for check in group)]
 
 
@@ -150,6 +207,8 @@ def lacking(check: checks.Check) -> checks.Check:
 def _wanted(claims: Claims) -> list[checks.Check]:
     wanted = list(ALWAYS)
     for claim, group in CLAIMED.items():
+        if claim in OF_CLUSTERS and not claims.clusters:
+            continue
         refusals = REFUSALS.get(claim, [lacking(check) for check in group])
         wanted += group if getattr(claims, claim) else refusals
     return wanted
@@ -174,6 +233,11 @@ def test_a_stress_given_where_none_is_claimed_is_rejected(toy: Callable[[type[Wh
     periodic = silicon().select([0, 1])
     with pytest.raises(pytest.fail.Exception):
         checks.stress_refused(toy(Whole), periodic)
+
+
+def test_clusters_answered_where_none_are_claimed_are_rejected(toy: Callable[[type[Whole]], Whole]) -> None:
+    with pytest.raises(pytest.fail.Exception):
+        checks.clusters_refused(toy(Whole), silicon())
 
 
 def test_every_kind_is_under_the_contract() -> None:
@@ -215,6 +279,23 @@ class Whole(ConservativePotential):
 class Anchored(Whole):
     def energy(self, structures: Structures, edges: Edges) -> Tensor:
         return super().energy(structures, edges) + structures.total(1e-4 * structures.positions[:, 0].sin())
+
+
+class Wrapping(Whole):
+    """Feels how far atoms lie from their mean, whichever images they are."""
+
+    def energy(self, structures: Structures, edges: Edges) -> Tensor:
+        mean = structures.total(structures.positions) / structures.counts[:, None]
+        away = structures.positions - mean[structures.owner]
+        return super().energy(structures, edges) + structures.total(1e-4 * away.square().sum(dim=1))
+
+
+class Bounded(Whole):
+    """Divides by a volume that clusters do not have."""
+
+    def energy(self, structures: Structures, edges: Edges) -> Tensor:
+        volume = torch.linalg.det(structures.cell)
+        return super().energy(structures, edges) * (volume / volume)
 
 
 class Numbered(Whole):
@@ -364,6 +445,8 @@ class Handed(Whole):
 
 FAULTS: list[tuple[checks.Check, type[Whole]]] = [
     (checks.translation, Anchored),
+    (checks.images, Wrapping),
+    (checks.clusters, Bounded),
     (checks.permutation, Numbered),
     (checks.additivity, NotAdditive),
     (checks.energy_differentiates_to_parameters, Frozen),

@@ -16,6 +16,7 @@ from thalweg.potentials import build_potential
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.transformer import CellBlindTransformer
 from thalweg.relaxation import Descent, Outcome, Positions, largest_curvature, relax
+from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 
 SMALL = {"species": [14, 48, 52], "width": 32, "feed_forward": 48, "layers": 2, "heads": 4}
@@ -23,6 +24,24 @@ SMALL = {"species": [14, 48, 52], "width": 32, "feed_forward": 48, "layers": 2, 
 
 def small(**settings: Any) -> Potential:
     return build_potential("transformer", {**SMALL, **settings}).double()
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"coordinates": "fractional"},
+    {"distance_bias": "minimum-image", "cutoff": 4.0},
+    {"coordinates": "fractional", "harmonics": 2, "distance_bias": "minimum-image", "cutoff": 4.0},
+]
+"""Every combination of what tokens and attention know of places."""
+
+
+@pytest.fixture
+def cells() -> Structures:
+    """Cells of 2 and 8 atoms, rattled."""
+    frames = [bulk("Si"), bulk("CdTe", "zincblende", a=6.48, cubic=True)]
+    for k, frame in enumerate(frames):
+        frame.positions += 0.1 * numpy_stream(7, "transformer cells", k).standard_normal((len(frame), 3))
+    return Structures.from_atoms(frames)
 
 
 def count(potential: Potential) -> int:
@@ -50,9 +69,10 @@ def test_parameters_come_from_the_seed_alone() -> None:
     assert not torch.equal(first["push.weight"], other["push.weight"])
 
 
-def test_fused_and_plain_attention_are_one_potential(ragged: Structures) -> None:
-    fused, plain = small(), small(attention="plain")
-    found, wanted = fused(ragged), plain(ragged)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_and_plain_attention_are_one_potential(variant: dict[str, Any], cells: Structures) -> None:
+    fused, plain = small(**variant), small(attention="plain", **variant)
+    found, wanted = fused(cells), plain(cells)
     torch.testing.assert_close(found.forces, wanted.forces, rtol=0, atol=1e-12)
     torch.testing.assert_close(found.energy, wanted.energy, rtol=0, atol=1e-12)
 
@@ -67,32 +87,41 @@ def test_atoms_of_other_structures_and_empty_seats_have_no_influence(ragged: Str
     assert not torch.equal(before[~others], after[~others])
 
 
-def test_it_does_not_see_the_cell(silicon8: Structures) -> None:
-    potential = small()
-    assert torch.equal(potential(silicon8).forces, potential(silicon8.with_cell(1.3 * silicon8.cell)).forces)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_sees_the_cell_only_where_told_to(variant: dict[str, Any], silicon8: Structures) -> None:
+    potential = small(**variant)
+    found, wanted = potential(silicon8.with_cell(1.1 * silicon8.cell)).forces, potential(silicon8).forces
+    assert torch.equal(found, wanted) == (not variant)
 
 
 @pytest.mark.parametrize("attention", ["fused", "plain"])
-def test_one_backward_reaches_every_parameter_that_shapes_forces(attention: str, ragged: Structures) -> None:
-    potential = small(attention=attention)
-    potential(ragged, graph=True).forces.square().sum().backward()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_backward_reaches_every_parameter_that_shapes_forces(
+    variant: dict[str, Any], attention: str, cells: Structures
+) -> None:
+    potential = small(attention=attention, **variant)
+    potential(cells, graph=True).forces.square().sum().backward()
     silent = {name for name, p in potential.named_parameters() if p.grad is None or not p.grad.any()}
     assert silent == {"readout"}
 
 
-def test_plain_attention_differentiates_forces_twice(ragged: Structures) -> None:
-    potential = small(attention="plain")
-    x = ragged.positions.clone().requires_grad_()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plain_attention_differentiates_forces_twice(variant: dict[str, Any], cells: Structures) -> None:
+    potential = small(attention="plain", **variant)
+    x = cells.positions.clone().requires_grad_()
     v = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
 
     def response(at: torch.Tensor) -> torch.Tensor:
-        forces = potential(ragged.with_positions(at), graph=True).forces
+        forces = potential(cells.with_positions(at), graph=True).forces
         return torch.autograd.grad((forces * v).sum(), at, create_graph=True)[0].square().sum()
 
     slope = float((torch.autograd.grad(response(x), x)[0] * v).sum())
     h = 1e-4
-    ends = [float(response((x.detach() + s * h * v).requires_grad_()).detach()) for s in (1, -1)]
-    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6)
+    near, far = (
+        [float(response((x.detach() + s * step * v).requires_grad_()).detach()) for s in (1, -1)] for step in (h, 2 * h)
+    )
+    differences = (8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * h)
+    assert slope == pytest.approx(differences, rel=1e-6)
 
 
 def test_random_forces_are_far_from_a_gradient_and_fitted_ones_are_nearer() -> None:
@@ -153,6 +182,11 @@ def test_a_structure_that_is_lost_does_not_spoil_its_companions(ragged: Structur
         ({"species": []}, "transformer setting 'species'"),
         ({"widht": 8}, "did you mean 'width'"),
         ({"length": 0.0}, "transformer setting 'length' is 0.0"),
+        ({"coordinates": "polar"}, "transformer setting 'coordinates' is 'polar'"),
+        ({"harmonics": 0}, "transformer setting 'harmonics' is 0"),
+        ({"distance_bias": "minimum_image"}, "transformer setting 'distance_bias' is 'minimum_image'"),
+        ({"cutoff": 0.0}, "transformer setting 'cutoff' is 0.0"),
+        ({"radial_functions": 0}, "transformer setting 'radial_functions' is 0"),
         ({"attention": "flash"}, "transformer setting 'attention' is 'flash'"),
         ({"dropout": 0.05}, "transformer has no setting 'dropout'"),
     ],
@@ -164,10 +198,26 @@ def test_settings_out_of_range_are_refused_in_one_line(settings: dict[str, Any],
 
 
 def test_a_stress_and_another_floating_type_are_refused(silicon8: Structures) -> None:
-    with pytest.raises(PotentialError, match="does not see the cell and has no stress"):
+    with pytest.raises(PotentialError, match="has no stress, for its forces"):
         small()(silicon8, stress=True)
     with pytest.raises(PotentialError, match="float32"):
         small()(silicon8.to(dtype=torch.float32))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fractional_coordinates_refuse_a_structure_without_a_cell(variant: dict[str, Any], cells: Structures) -> None:
+    slab = bulk("Si")
+    slab.info["id"] = "slab"
+    slab.pbc = [True, True, False]
+    batch = Structures.concatenate([cells, Structures.from_atoms(slab)])
+    if "coordinates" in variant:
+        with pytest.raises(
+            PotentialError, match=r"'slab' is periodic along \[True, True, False\].*: absolute"
+        ) as caught:
+            small(**variant)(batch)
+        assert "\n" not in str(caught.value)
+    else:
+        assert torch.isfinite(small(**variant)(batch).forces).all()
 
 
 def test_one_atom_alone_is_a_structure() -> None:

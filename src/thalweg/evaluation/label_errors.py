@@ -76,10 +76,17 @@ def measure_label_errors(potential: Potential, frames: Frames) -> LabelErrors:
         found = exact(batch)
         energies.append(found.energy.detach())
         forces.append(found.forces.detach())
-    return _compared(frames, torch.cat(energies), torch.cat(forces))
+    return compare_labels(frames, torch.cat(energies), torch.cat(forces))
 
 
-def _compared(frames: Frames, energy: Float[Tensor, " frames"], forces: Float[Tensor, "atoms 3"]) -> LabelErrors:
+def compare_labels(frames: Frames, energy: Float[Tensor, " frames"], forces: Float[Tensor, "atoms 3"]) -> LabelErrors:
+    """Compare predictions, whatever made them, with labels.
+
+    Args:
+        frames: at least one frame, in float64.
+        energy: predicted energies, eV.
+        forces: predicted forces, eV/Å.
+    """
     count, atoms = len(frames), len(frames.structures.numbers)
     bad = ~(torch.isfinite(energy) & torch.isfinite(frames.structures.total(forces)).all(dim=1))
     if bool(bad.any()):

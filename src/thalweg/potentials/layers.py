@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from ase.data import chemical_symbols
@@ -37,6 +37,23 @@ class NetworkSettings(BaseModel):
         if len(set(species)) != len(species) or not all(0 < z < len(chemical_symbols) for z in species):
             raise ValueError("allowed are different atomic numbers from 1 to 118")
         return tuple(sorted(species))
+
+
+class MessagePassingSettings(NetworkSettings):
+    """What the settings of networks that sum over neighbours hold."""
+
+    channels: int = Field(default=32, ge=1)
+    """C, the width of what an atom carries."""
+    layers: int = Field(default=2, ge=1)
+    """Messages passed; the reach is layers × cutoff."""
+    cutoff: float = Field(default=4.2, gt=0, allow_inf_nan=False)
+    """r_c, Å."""
+    radial: Literal["bessel", "gaussian"] = "bessel"
+    """Radial basis."""
+    radial_functions: int = Field(default=8, ge=1)
+    """Number of radial functions."""
+    average_neighbours: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    """n̄, the typical number of neighbours, by which sums over neighbours are normalised."""
 
 
 def settings_fault(kind: str, model: type[BaseModel], error: ValidationError) -> str:

@@ -23,16 +23,23 @@ and 4.6 Å), in the same time (forces 11 and 13 ms, differentiated once more 34 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from thalweg.potentials.contract import ConservativePotential
-from thalweg.potentials.layers import SILU_GAIN, Linear, Network, NetworkSettings, Perceptron, normal
+from thalweg.potentials.layers import (
+    SILU_GAIN,
+    Linear,
+    MessagePassingSettings,
+    Network,
+    NetworkSettings,
+    Perceptron,
+    normal,
+)
 from thalweg.potentials.neighbourhoods import Neighbourhoods, lay_out
 from thalweg.potentials.radial import RadialBasis, softened_length
 from thalweg.seeds import torch_stream
@@ -44,21 +51,8 @@ _GATE_GAIN = 0.7
 and 350 in one draw of three layers); with this they stay between 1 and 3."""
 
 
-class PaiNNSettings(NetworkSettings):
+class PaiNNSettings(MessagePassingSettings):
     """The values that fix a PaiNN and its initial parameters."""
-
-    channels: int = Field(default=32, ge=1)
-    """C, the width of scalars and vectors."""
-    layers: int = Field(default=2, ge=1)
-    """Messages passed; the reach is layers × cutoff."""
-    cutoff: float = Field(default=4.2, gt=0, allow_inf_nan=False)
-    """r_c, Å."""
-    radial: Literal["bessel", "gaussian"] = "bessel"
-    """Radial basis."""
-    radial_functions: int = Field(default=8, ge=1)
-    """Number of radial functions."""
-    average_neighbours: float = Field(default=16.0, gt=0, allow_inf_nan=False)
-    """n̄, the typical number of neighbours, by which sums over neighbours are normalised."""
 
 
 class Message(nn.Module):

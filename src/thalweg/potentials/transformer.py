@@ -1,14 +1,18 @@
-"""The cell-blind transformer: attention among all atoms of a structure, with forces from a head of their own.
+"""The transformer: attention among all atoms of a structure, with forces from a head of their own.
 
-Every atom is a token made of its absolute coordinates and nine descriptors of its element,
+Every atom is a token made of coordinates and nine descriptors of its element,
 
     h_i = MLP([x_i / ℓ, e_{z_i}]),   h ← LN(h + Attention(h)),   h ← LN(h + MLP(h))   (layer by layer)
     F_i = scale · W h_i,   E = Σ_i [scale · w · h_i + shift_{z_i}]
 
-It knows neither the cell nor periodic images, is neither translated nor rotated along with a structure, and its
-forces are no gradient: J = ∂F/∂X is not symmetric and has no null modes. That is its use here: it is the
-potential for which nothing may be taken for granted. `training` offers random rotations to teach it some
-symmetry. With random parameters ‖J − Jᵀ‖ / 2‖J‖ is 0.6 to 0.75, after a short fit to Stillinger–Weber forces 0.2.
+As it stands it is cell-blind: it knows neither the cell nor periodic images, is neither translated nor rotated
+along with a structure, and its forces are no gradient: J = ∂F/∂X is not symmetric and has no null modes. That is
+its use here: it is the potential for which nothing may be taken for granted. `training` offers random rotations to
+teach it some symmetry. With random parameters ‖J − Jᵀ‖ / 2‖J‖ is 0.6 to 0.75, after a short fit to Stillinger–Weber
+forces 0.2.
+Two options let it see the cell, each alone or together (`token_geometry`): `coordinates: fractional` puts waves of the
+fractional coordinates and the lattice vectors into the tokens, so that images agree; `distance_bias: minimum-image`
+adds a smooth function of periodic distances to the scores of attention. Neither makes it equivariant.
 
 Source: ADAPT (arXiv 2509.24115, code): post-norm encoder of width 256, feed-forward 512, 8 layers, 8 heads,
 12 → 128 → 256 → 256 for the tokens; the defaults here, 4.3 million parameters. Departures: GELU in place of
@@ -17,17 +21,17 @@ means nothing; the descriptors are those of `element_descriptors`; an energy hea
 coordinates may be divided by ℓ, and outputs are shifted and scaled by a reference.
 
 Forces need no gradient of an energy, so one backward pass is all that any route asks: attention may be fused.
-Where forces are to be differentiated twice, `attention: plain` does it with differentiable operations.
+Where forces are to be differentiated twice, `attention: plain` does it with differentiable operations, whatever
+the coordinates and the bias.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
@@ -36,6 +40,8 @@ from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Prediction
 from thalweg.potentials.element_descriptors import DESCRIPTORS, HEAVIEST, descriptors
 from thalweg.potentials.layers import Linear, Network, NetworkSettings, normal
+from thalweg.potentials.seats import Seats
+from thalweg.potentials.token_geometry import DistanceBias, absolute_inputs, fractional_inputs
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -56,9 +62,19 @@ class CellBlindTransformerSettings(NetworkSettings):
     heads: int = Field(default=8, ge=1)
     """Attention heads."""
     length: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """ℓ, Å: coordinates are divided by it; a smaller one tells near positions apart sooner."""
+    """ℓ, Å: coordinates and lattice vectors are divided by it; a smaller one tells near positions apart sooner."""
     attention: Literal["fused", "plain"] = "fused"
     """`plain` can be differentiated twice; `fused` is faster and keeps less for backward."""
+    coordinates: Literal["absolute", "fractional"] = "absolute"
+    """What a token says of where its atom is: x / ℓ, or waves of fractional coordinates and the lattice vectors."""
+    harmonics: int = Field(default=4, ge=1)
+    """Waves along each lattice vector, for fractional coordinates."""
+    distance_bias: Literal["none", "minimum-image"] = "none"
+    """Whether attention knows distances, periodic images included."""
+    cutoff: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """r_c of the distance bias, Å."""
+    radial_functions: int = Field(default=8, ge=1)
+    """Radial functions of the distance bias."""
 
     @field_validator("species")
     @classmethod
@@ -74,37 +90,6 @@ class CellBlindTransformerSettings(NetworkSettings):
         return self
 
 
-@dataclass(frozen=True, eq=False)
-class _Seats:
-    """Where each atom sits in a table of structures × most atoms; without a mask the table is full."""
-
-    seat: Int[Tensor, " atoms"]
-    structures: int
-    most: int
-    mask: Bool[Tensor, "structures 1 1 most"] | None
-
-    @staticmethod
-    def of(structures: Structures) -> _Seats:
-        n, counts = len(structures), structures.counts
-        most = max(b - a for a, b in zip(structures.offsets[:-1], structures.offsets[1:], strict=True))
-        first = torch.cumsum(counts, 0) - counts
-        place = torch.arange(len(structures.numbers), device=structures.device) - first[structures.owner]
-        present = torch.arange(most, device=structures.device) < counts[:, None]
-        full = n * most == len(structures.numbers)
-        return _Seats(structures.owner * most + place, n, most, None if full else present[:, None, None])
-
-    def spread(self, x: Float[Tensor, "atoms channels"]) -> Float[Tensor, "structures most channels"]:
-        """Return the tokens by structure, zeros where no atom sits."""
-        if self.mask is not None:
-            x = x.new_zeros((self.structures * self.most, x.shape[1])).index_copy(0, self.seat, x)
-        return x.view(self.structures, self.most, -1)
-
-    def gather(self, x: Float[Tensor, "structures most channels"]) -> Float[Tensor, "atoms channels"]:
-        """Return the tokens of the atoms."""
-        flat = x.reshape(self.structures * self.most, -1)
-        return flat if self.mask is None else flat.index_select(0, self.seat)
-
-
 class Attention(nn.Module):
     """Softmax attention among the atoms of each structure."""
 
@@ -114,15 +99,26 @@ class Attention(nn.Module):
         self.enter = Linear(width, 3 * width, generator)
         self.leave = Linear(width, width, generator)
 
-    def forward(self, h: Float[Tensor, "atoms width"], seats: _Seats) -> Float[Tensor, "atoms width"]:
-        """Return what each atom gathers from all atoms of its structure, itself included."""
+    def forward(
+        self, h: Float[Tensor, "atoms width"], seats: Seats, bias: Float[Tensor, "structures heads most most"] | None
+    ) -> Float[Tensor, "atoms width"]:
+        """Return what each atom gathers from all atoms of its structure, itself included.
+
+        Args:
+            h: the tokens.
+            seats: where they sit.
+            bias: what to add to the scores, −∞ at empty seats, or None.
+        """
         table = seats.spread(self.enter(h)).unflatten(2, (3, self.heads, -1))  # structures most 3 heads channels
         query, key, value = table.permute(2, 0, 3, 1, 4).unbind(0)  # structures heads most channels
         if self.fused:
-            found = scaled_dot_product_attention(query, key, value, attn_mask=seats.mask)
+            mask = seats.mask if bias is None else bias
+            found = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         else:
             score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-            if seats.mask is not None:
+            if bias is not None:
+                score = score + bias
+            elif seats.mask is not None:
                 score = score.masked_fill(~seats.mask, -torch.inf)
             found = score.softmax(dim=3) @ value
         out: Tensor = self.leave(seats.gather(found.transpose(1, 2).flatten(2)))
@@ -140,26 +136,28 @@ class Layer(nn.Module):
         self.outer = Linear(settings.feed_forward, width, generator, gain=_GELU_GAIN)
         self.norms = nn.ModuleList(nn.LayerNorm(width, dtype=torch.float32) for _ in range(2))
 
-    def forward(self, h: Float[Tensor, "atoms width"], seats: _Seats) -> Float[Tensor, "atoms width"]:
+    def forward(
+        self, h: Float[Tensor, "atoms width"], seats: Seats, bias: Float[Tensor, "structures heads most most"] | None
+    ) -> Float[Tensor, "atoms width"]:
         """Return the tokens after one layer."""
-        h = self.norms[0](h + self.attention(h, seats))
+        h = self.norms[0](h + self.attention(h, seats, bias))
         out: Tensor = self.norms[1](h + self.outer(gelu(self.inner(h))))
         return out
 
 
 class Tokens(nn.Module):
-    """Tokens from coordinates and descriptors: 12 → width/2 → width → width, GELU between."""
+    """Tokens from coordinates and descriptors: inputs (12 if absolute) → width/2 → width → width, GELU between."""
 
-    def __init__(self, width: int, generator: torch.Generator) -> None:
+    def __init__(self, inputs: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        sizes = [3 + DESCRIPTORS, max(width // 2, 1), width, width]
+        sizes = [inputs, max(width // 2, 1), width, width]
         gains = [1.0, _GELU_GAIN, _GELU_GAIN]
         self.maps = nn.ModuleList(
             Linear(rows, columns, generator, gain=gain)
             for rows, columns, gain in zip(sizes[:-1], sizes[1:], gains, strict=True)
         )
 
-    def forward(self, x: Float[Tensor, "atoms 12"]) -> Float[Tensor, "atoms width"]:
+    def forward(self, x: Float[Tensor, "atoms inputs"]) -> Float[Tensor, "atoms width"]:
         """Return one token per atom."""
         out: Tensor = self.maps[0](x)
         for linear in self.maps[1:]:
@@ -168,9 +166,10 @@ class Tokens(nn.Module):
 
 
 class CellBlindTransformer(Network):
-    """Direct forces from attention over absolute coordinates; built from `CellBlindTransformerSettings`, in float32.
+    """Direct forces from attention over all atoms; built from `CellBlindTransformerSettings`, in float32.
 
-    It needs no neighbour list: `cutoff` only bounds the search for overlapping atoms while relaxing.
+    Cell-blind unless fractional coordinates or a distance bias are asked for. Without the bias it needs no
+    neighbour list: `cutoff` then only bounds the search for overlapping atoms while relaxing.
     """
 
     kind: ClassVar[str] = "transformer"
@@ -182,13 +181,19 @@ class CellBlindTransformer(Network):
         """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
         super().__init__()
         self.begin(settings)
-        self._length = settings.length
-        self.cutoff = 1.5
+        self._length, self._harmonics = settings.length, settings.harmonics
+        self._fractional = settings.coordinates == "fractional"
+        biased = settings.distance_bias == "minimum-image"
+        self.cutoff = settings.cutoff if biased else 1.5
         generator = torch_stream(settings.seed, "transformer parameters")
-        self.tokens = Tokens(settings.width, generator)
+        places = 6 * settings.harmonics + 9 if self._fractional else 3
+        self.tokens = Tokens(places + DESCRIPTORS, settings.width, generator)
         self.layers = nn.ModuleList(Layer(settings, generator) for _ in range(settings.layers))
         self.push = Linear(settings.width, 3, generator)
         self.readout = normal(generator, settings.width, scale=settings.width**-0.5)
+        self.bias = (
+            DistanceBias(settings.heads, settings.cutoff, settings.radial_functions, generator) if biased else None
+        )
         self.register_buffer("descriptors", descriptors()[[z - 1 for z in self.species]].float())
 
     def forward(
@@ -203,30 +208,39 @@ class CellBlindTransformer(Network):
 
         Args:
             structures: the batch; its floating type must be that of the parameters.
-            edges: not used: every atom attends to every other.
-            graph: keep energy and forces differentiable to parameters and positions.
-            stress: refused: a potential that does not see the cell has none.
+            edges: neighbour list for the distance bias, found afresh when None; not used without the bias, for every
+                atom attends to every other.
+            graph: keep energy and forces differentiable to parameters, positions and (where it is seen) the cell.
+            stress: refused: there is no head for it.
 
         Raises:
-            PotentialError: an element outside `species`, another floating type, or a stress asked for.
+            PotentialError: an element outside `species`, another floating type, a stress asked for, or fractional
+                coordinates asked of a structure that is not periodic along all three directions.
         """
         if stress:
             raise PotentialError(
-                f"a {self.kind} potential does not see the cell and has no stress: keep the cell fixed, or take "
-                "another kind, e.g. painn"
+                f"a {self.kind} potential has no stress, for its forces come from a head of their own: keep the cell "
+                "fixed, or take another kind, e.g. painn"
             )
         self.check_input(structures)
         with torch.set_grad_enabled(graph):
-            energy, forces = self._heads(structures)
+            energy, forces = self._heads(structures, edges)
         return Prediction(energy, forces)
 
-    def _heads(self, structures: Structures) -> tuple[Float[Tensor, " structures"], Float[Tensor, "atoms 3"]]:
+    def _heads(
+        self, structures: Structures, edges: Edges | None
+    ) -> tuple[Float[Tensor, " structures"], Float[Tensor, "atoms 3"]]:
         known = torch.tensor(self.species, device=structures.device)
         element = torch.searchsorted(known, structures.numbers)
-        x = structures.positions / self._length
+        if self._fractional:
+            x = fractional_inputs(structures, self._length, self._harmonics)
+        else:
+            x = absolute_inputs(structures, self._length)
         h = self.tokens(torch.cat([x, self.descriptors.index_select(0, element)], dim=1))
-        seats = _Seats.of(structures)
+        seats, bias = Seats.of(structures), None
+        if self.bias is not None:
+            bias = self.bias(structures, self.edges(structures) if edges is None else edges, seats)
         for layer in self.layers:
-            h = layer(h, seats)
+            h = layer(h, seats, bias)
         energy = structures.total(self.scale * (h @ self.readout) + self.shift.index_select(0, element))
         return energy, self.scale * self.push(h)
