@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -82,7 +83,7 @@ def sums_edge_by_edge(
         left, right, out = (o3.Irreps([(c, (n, (-1) ** n))]) for c, n in ((channels, l1), (1, l2), (channels, l3)))
         product = o3.TensorProduct(
             left, right, out, [(0, 0, 0, "uvu", True)], path_normalization="none", shared_weights=False
-        ).double()
+        )
         sent = (features[l1] @ message.mix[path])[edges.neighbour].transpose(1, 2).flatten(1)  # channel slower
         each = product(sent, y[:, l2**2 : (l2 + 1) ** 2], radial @ message.filters[path])
         each = message.norms[path] * each.unflatten(1, (channels, -1)).transpose(1, 2)
@@ -90,6 +91,15 @@ def sums_edge_by_edge(
     return found
 
 
+@pytest.fixture
+def wide() -> Iterator[None]:
+    """Make float64 the default: e3nn rounds coefficients of tensor products and Wigner's D to the default."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("wide")
 def test_reordered_sums_equal_tensor_products_of_e3nn_edge_by_edge() -> None:
     potential, structures = network(layers=3), telluride()
     seen: dict[int, tuple[Any, Any]] = {}
@@ -113,12 +123,11 @@ def features_of(potential: Equivariant, structures: Structures) -> list[Tensor]:
     return seen[0]
 
 
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("correlation", [1, 3])
 def test_features_turn_with_the_matrices_of_wigner(correlation: int) -> None:
     potential, structures = network(l_max=3, correlation=correlation), telluride()
-    angles = (torch.tensor(a, dtype=torch.float64) for a in (0.4, 1.1, -2.0))
-    alpha, beta, gamma = angles
-    turn = o3.angles_to_matrix(alpha, beta, gamma).double()
+    turn = o3.angles_to_matrix(*(torch.tensor(angle) for angle in (0.4, 1.1, -2.0)))
     turned = structures.with_positions(structures.positions @ turn.T).with_cell(structures.cell @ turn.T)
     for order, (before, after) in enumerate(
         zip(features_of(potential, structures), features_of(potential, turned), strict=True)
