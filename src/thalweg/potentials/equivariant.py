@@ -18,7 +18,13 @@ The algebra is that of e3nn (real bases, coupling coefficients `wigner_3j`); its
 as plain matrix products. Σ_j R_k(d_ij) Y_m(r̂_ij) h_jc is one batched product over the slots of an atom, and
 only then coupled, so nothing is coupled edge by edge and no generated or scripted code is involved: the
 potential copies, pickles, changes its floating type and is differentiated like any other. Coefficients are kept
-in float64 and rounded once. `l_max` is 2 by default, for l = 1 is what PaiNN has already.
+in float64 and rounded once; a tensor product of e3nn built in float32 keeps them rounded in float64, which
+showed as 2e-10 in sums of order 1e-2.
+
+For 8 × 64 silicon atoms the defaults have 9,329 parameters (PaiNN's 20,129), forces take 67 ms (11), a Hessian
+product from forces with a graph 97 ms (22), and that graph keeps 58 MB (29): float32, one thread of a busy
+machine, CPU time, best of three in turn. With l_max = 1 and 32 channels it is 20,449, 21 ms, 34 ms and 34 MB. l_max is
+2 by default, for l = 1 is what PaiNN has already. No accuracy was compared.
 """
 
 from __future__ import annotations
@@ -136,8 +142,8 @@ class Coupling(nn.Module):
         self.shares = [1.0 / math.sqrt(self.paths.count(l3)) for l3 in self.paths]
 
     def forward(
-        self, pairs: Iterator[Float[Tensor, "atoms _ width"]]
-    ) -> Iterator[tuple[int, int, Float[Tensor, "atoms _ width"]]]:
+        self, pairs: Iterator[Float[Tensor, "_ atoms width"]]
+    ) -> Iterator[tuple[int, int, Float[Tensor, "_ atoms width"]]]:
         """Yield the number of each path, its l3 and what it couples to.
 
         Args:
@@ -145,8 +151,8 @@ class Coupling(nn.Module):
         """
         path = 0
         for pair, coefficients, found in zip(pairs, self.coefficients, self.results, strict=True):
-            coupled = coefficients() @ pair
-            parts = coupled.split([2 * l3 + 1 for l3 in found], dim=1)
+            coupled = (coefficients() @ pair.flatten(1)).unflatten(1, pair.shape[1:])
+            parts = coupled.split([2 * l3 + 1 for l3 in found])
             for l3, part in zip(found, parts, strict=True):
                 yield path, l3, part
                 path += 1
@@ -191,7 +197,8 @@ class Message(nn.Module):
         """Draw filters and channel mixings; in the first layer the features are the one-hot species."""
         super().__init__()
         width = len(settings.species) if first else settings.channels
-        self.orders, self.radial = settings.l_max + 1, settings.radial_functions
+        self.components = [2 * order + 1 for order in range(settings.l_max + 1)]
+        self.radial = settings.radial_functions
         self.coupling = Coupling(0 if first else settings.l_max, settings.l_max, wanted)
         self.wanted = wanted
         paths = len(self.coupling.paths)
@@ -203,19 +210,21 @@ class Message(nn.Module):
 
     def forward(
         self,
-        features: list[Float[Tensor, "atoms _ width"]],
+        features: list[Float[Tensor, "_ atoms width"]],
         geometry: Float[Tensor, "atoms rows slots"],
         around: Neighbourhoods,
-    ) -> list[Float[Tensor, "atoms _ channels"]]:
+    ) -> list[Float[Tensor, "_ atoms channels"]]:
         """Return the sums of each order."""
-        atoms, width = len(features[0]), features[0].shape[2]
-        sent = around.gather(torch.cat(features, dim=1).flatten(1))
-        summed = (geometry @ sent).view(atoms, self.orders**2, self.radial, -1, width)  # atoms m2 k m1 width
+        _, atoms, width = features[0].shape
+        sent = around.gather(torch.cat(features).transpose(0, 1).flatten(1))
+        summed = (geometry @ sent).view(atoms, sum(self.components), self.radial, -1, width)  # atoms m2 k m1 width
+        # split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole
+        by_order = [rows.split([len(x) for x in features], 3) for rows in summed.split(self.components, 1)]
 
         def pairs() -> Iterator[Tensor]:
             for l1, l2 in self.coupling.blocks:
-                block = summed[:, l2**2 : (l2 + 1) ** 2, :, l1**2 : (l1 + 1) ** 2]
-                yield block.permute(0, 3, 1, 2, 4).flatten(3).flatten(1, 2)  # atoms, m1 m2, k width
+                block = by_order[l2][l1]
+                yield block.permute(3, 1, 0, 2, 4).flatten(3).flatten(0, 1)  # m1 m2, atoms, k width
 
         weights = (self.filters.unsqueeze(2) * self.mix.unsqueeze(1)).flatten(1, 2)  # paths, k width, channels
         found: list[list[Tensor]] = [[] for _ in range(self.wanted + 1)]
@@ -234,10 +243,10 @@ class Product(nn.Module):
         self.weight = normal(generator, len(self.coupling.paths), channels)
 
     def forward(
-        self, x: list[Float[Tensor, "atoms _ channels"]], a: list[Float[Tensor, "atoms _ channels"]]
-    ) -> list[Float[Tensor, "atoms _ channels"]]:
+        self, x: list[Float[Tensor, "_ atoms channels"]], a: list[Float[Tensor, "_ atoms channels"]]
+    ) -> list[Float[Tensor, "_ atoms channels"]]:
         """Return the products of each order."""
-        pairs = ((x[l1].unsqueeze(2) * a[l2].unsqueeze(1)).flatten(1, 2) for l1, l2 in self.coupling.blocks)
+        pairs = ((x[l1].unsqueeze(1) * a[l2]).flatten(0, 1) for l1, l2 in self.coupling.blocks)
         found: list[list[Tensor]] = [[] for _ in range(self.wanted + 1)]
         for path, order, part in self.coupling(pairs):
             found[order].append(part * (self.coupling.shares[path] * self.weight[path]))
@@ -259,8 +268,8 @@ class Update(nn.Module):
         self.gates = Perceptron(2 * c, c, self.orders * c, generator, gain=_GATE_GAIN)
 
     def forward(
-        self, features: list[Float[Tensor, "atoms _ channels"]], sums: list[Float[Tensor, "atoms _ channels"]]
-    ) -> list[Float[Tensor, "atoms _ channels"]]:
+        self, features: list[Float[Tensor, "_ atoms channels"]], sums: list[Float[Tensor, "_ atoms channels"]]
+    ) -> list[Float[Tensor, "_ atoms channels"]]:
         """Return the next features; where a feature of some order was missing, it begins here."""
         powers = [sums]
         for product in self.products:
@@ -304,9 +313,9 @@ class Equivariant(Network, ConservativePotential):
         geometry = self.geometry(around.vectors)
         known = torch.tensor(self.species, device=structures.device)
         one_hot = (structures.numbers.unsqueeze(1) == known).to(self.scale)  # atoms species
-        features = [(one_hot @ self.embedding).unsqueeze(1)]
+        features = [(one_hot @ self.embedding).unsqueeze(0)]
         for n, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
-            sums = message(features if n else [one_hot.unsqueeze(1)], geometry, around)
+            sums = message(features if n else [one_hot.unsqueeze(0)], geometry, around)
             features = update(features, sums)
         per_atom = self.scale * self.readout(features[0]).flatten() + one_hot @ self.shift
         return structures.total(per_atom)
