@@ -85,6 +85,13 @@ def fully_connected(**settings: Any) -> Potential:
     return potential.double()
 
 
+def equivariant(**settings: Any) -> Potential:
+    """A fresh small equivariant network in float64 with a reference."""
+    potential = build_potential("equivariant", {"channels": 3, **settings})
+    potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
+    return potential.double()
+
+
 @dataclass(frozen=True)
 class Claims:
     """What a potential says of itself; what it does not claim it is proven to lack."""
@@ -156,6 +163,8 @@ CASES = [
     ),
     Case("fully connected", lambda: fully_connected(species=[14, 48, 52]), compounds, UNSTRUCTURED),
     Case("painn of three, Gaussians", lambda: painn(species=[14], layers=3, radial="gaussian"), silicon),
+    Case("equivariant", lambda: equivariant(species=[14, 48, 52]), compounds),
+    Case("equivariant, cubic", lambda: equivariant(species=[14], layers=1, l_max=3, correlation=3), silicon),
 ]
 
 ALWAYS: list[checks.Check] = [

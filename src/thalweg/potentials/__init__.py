@@ -6,13 +6,21 @@ from typing import Any
 
 from thalweg.errors import PotentialError, nearest_known
 from thalweg.potentials.contract import Potential
+from thalweg.potentials.equivariant import Equivariant
 from thalweg.potentials.fully_connected import FullyConnected
 from thalweg.potentials.painn import PaiNN
 from thalweg.potentials.schnet import SchNet
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.potentials.transformer import CellBlindTransformer
 
-_KINDS: tuple[type[Potential], ...] = (PaiNN, SchNet, StillingerWeber, CellBlindTransformer, FullyConnected)
+_KINDS: tuple[type[Potential], ...] = (
+    PaiNN,
+    Equivariant,
+    SchNet,
+    StillingerWeber,
+    CellBlindTransformer,
+    FullyConnected,
+)
 
 POTENTIALS: dict[str, type[Potential]] = {potential.kind: potential for potential in _KINDS}
 """Every potential this library builds, by the `kind` that settings and files carry."""
