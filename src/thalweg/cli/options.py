@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. seed=1.")]
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file of settings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Model = Annotated[str, typer.Argument(help="Model file, LAMMPS .sw file, or stillinger-weber:Si.")]
+Model = Annotated[
+    str, typer.Argument(help="Model file, .sw file, stillinger-weber:Si, or code: torch:module:factory?…")
+]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

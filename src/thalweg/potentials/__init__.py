@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from thalweg.errors import PotentialError, nearest_known
+from thalweg.potentials.adapters import ADAPTERS
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.painn import PaiNN
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.potentials.transformer import CellBlindTransformer
 
-_KINDS: tuple[type[Potential], ...] = (PaiNN, StillingerWeber, CellBlindTransformer)
+_KINDS: tuple[type[Potential], ...] = (PaiNN, StillingerWeber, CellBlindTransformer, *ADAPTERS)
 
 POTENTIALS: dict[str, type[Potential]] = {potential.kind: potential for potential in _KINDS}
 """Every potential this library builds, by the `kind` that settings and files carry."""
