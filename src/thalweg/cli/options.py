@@ -34,11 +34,11 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist: create it first")
 
 
-def open_model(model: str) -> Potential:
-    """Return the potential that a model's words stand for."""
+def open_model(model: str, *, reference: bool = False) -> Potential:
+    """Return the potential that a model's words stand for; ASE calculators only where it is the reference."""
     from thalweg.potentials.opening import open_potential
 
-    return open_potential(model)
+    return open_potential(model, reference=reference)
 
 
 def relaxation_path(
