@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.contracts import potential_checks as checks
 from tests.contracts.test_potentials import EVERY, compounds
+
 from thalweg.errors import PotentialError
 from thalweg.potentials import POTENTIALS
 from thalweg.potentials.adapters.code import find_factory
