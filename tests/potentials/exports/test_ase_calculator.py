@@ -15,7 +15,7 @@ from thalweg.errors import PotentialError
 from thalweg.potentials import build_potential
 from thalweg.potentials.adapters.ase_reference import AseReference
 from thalweg.potentials.contract import Potential
-from thalweg.potentials.exports.ase_calculator import AseCalculator, ase_calculator
+from thalweg.potentials.exports.ase_calculator import ase_calculator
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.structures.batch import Structures
 
@@ -101,4 +101,7 @@ def test_what_it_cannot_give_it_refuses() -> None:
     assert crystal.get_forces().dtype == np.float64
     with pytest.raises(PropertyNotImplementedError):
         crystal.get_stress()
-    assert "stress" in AseCalculator.implemented_properties
+    assert crystal.calc.implemented_properties == ["energy", "free_energy", "forces"]
+    assert "stress" in cluster.calc.implemented_properties
+    with pytest.raises(PotentialError, match="asked without atoms"):
+        ase_calculator(painn()).calculate()

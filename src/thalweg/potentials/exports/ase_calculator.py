@@ -8,13 +8,14 @@ so training on does not change it, and computes anew only where atoms, cell or p
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Potential
 from thalweg.structures.batch import Structures
 
@@ -28,15 +29,12 @@ class AseCalculator(Calculator):
     potential never saw are a `PotentialError`.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
-    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
-
     def __init__(self, potential: Potential) -> None:
         """Take a copy of a potential; a direct one, whose cell is not seen, gives no stress."""
         super().__init__()
         self.potential = copy.deepcopy(potential).eval().requires_grad_(False)
-        if not potential.conservative:
-            self.implemented_properties = ["energy", "free_energy", "forces"]  # type: ignore[misc]
+        self.implemented_properties = ["energy", "free_energy", "forces", *(["stress"] * potential.conservative)]
+        self.ignored_changes = {"initial_charges", "initial_magmoms"}
 
     def calculate(
         self,
@@ -52,12 +50,15 @@ class AseCalculator(Calculator):
             system_changes: what changed since last time.
 
         Raises:
-            PotentialError: an element that the potential never saw.
+            PotentialError: an element that the potential never saw, or no atoms.
             PropertyNotImplementedError: a stress where the cell has no volume.
         """
         super().calculate(atoms, properties, system_changes)
         stress = "stress" in (properties or ())
-        plain = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        given = self.atoms
+        if given is None:
+            raise PotentialError("the calculator was asked without atoms: set atoms.calc and ask the atoms")
+        plain = Atoms(given.numbers, given.positions, cell=given.cell, pbc=given.pbc)
         if stress and plain.cell.rank < 3:
             raise PropertyNotImplementedError(f"{plain.get_chemical_formula()} has a cell without volume: no stress")
         device, dtype = _home(self.potential)
