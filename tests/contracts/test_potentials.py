@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.contracts import potential_checks as checks
 from torch import Tensor, nn
 
 from thalweg.potentials import POTENTIALS, build_potential
+from thalweg.potentials.adapters.code import allow_code
 from thalweg.potentials.contract import ConservativePotential, Potential, Prediction
 from thalweg.potentials.radial import smooth_cutoff, softened_length
 from thalweg.potentials.reference import Reference
@@ -92,6 +94,15 @@ def equivariant(**settings: Any) -> Potential:
     return potential.double()
 
 
+def foreign(**settings: Any) -> Potential:
+    """The foreign torch module of the documentation's example in float64, with a reference."""
+    factory = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'torch_morse.py'}:make"
+    allow_code(factory)
+    potential = build_potential("torch", {"factory": factory, "cutoff": 4.2, **settings})
+    potential.set_reference(Reference({z: -1.0 - 0.1 * z for z in potential.species}, scale=1.3))  # type: ignore[attr-defined, operator]
+    return potential.double()
+
+
 @dataclass(frozen=True)
 class Claims:
     """What a potential says of itself; what it does not claim it is proven to lack."""
@@ -165,6 +176,7 @@ CASES = [
     Case("painn of three, Gaussians", lambda: painn(species=[14], layers=3, radial="gaussian"), silicon),
     Case("equivariant", lambda: equivariant(species=[14, 48, 52]), compounds),
     Case("equivariant, cubic", lambda: equivariant(species=[14], layers=1, l_max=3, correlation=3), silicon),
+    Case("foreign torch module", lambda: foreign(species=[14, 48, 52]), compounds),
 ]
 
 ALWAYS: list[checks.Check] = [

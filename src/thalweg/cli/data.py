@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from thalweg.cli.label import data_label
 from thalweg.cli.options import Overrides, Overwrite, refuse_existing
 from thalweg.cli.terminal import say
 from thalweg.errors import SettingsError, nearest_known
@@ -120,3 +121,6 @@ def data_split(
     for path, part in zip((train, held_out), parts, strict=True):
         write_pairs(path, part, overwrite=overwrite)
         say(f"wrote {len(part)} pairs to {path}")
+
+
+group.command("label")(data_label)

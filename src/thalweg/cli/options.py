@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. seed=1.")]
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file of settings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Model = Annotated[str, typer.Argument(help="Model file, LAMMPS .sw file, or stillinger-weber:Si.")]
+Model = Annotated[
+    str, typer.Argument(help="Model file, .sw file, stillinger-weber:Si, or code: torch:module:factory?…")
+]
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -32,11 +34,11 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist: create it first")
 
 
-def open_model(model: str) -> Potential:
-    """Return the potential that a model's words stand for."""
+def open_model(model: str, *, reference: bool = False) -> Potential:
+    """Return the potential that a model's words stand for; ASE calculators only where it is the reference."""
     from thalweg.potentials.opening import open_potential
 
-    return open_potential(model)
+    return open_potential(model, reference=reference)
 
 
 def relaxation_path(

@@ -43,7 +43,7 @@ def map(  # the command is named after its function
         for path in (out, out.with_suffix(".html")):
             refuse_existing(path, overwrite)
     told = load_settings(MapSettings, settings, overrides or [])
-    surface = None if reference is None else open_model(reference)
+    surface = None if reference is None else open_model(reference, reference=True)
     found = measure_map(
         open_model(model), read_pairs(pairs), told, reference=surface, budget=budget, count=count, say=say
     )

@@ -70,7 +70,7 @@ def evaluate(
         refuse_existing(out, overwrite)
     potential, held = open_model(model), read_pairs(pairs)
     potential.check(held.starts)
-    surface = None if reference is None else open_model(reference)
+    surface = None if reference is None else open_model(reference, reference=True)
     start = None if base is None else open_model(base)
     for known in (surface, start):
         if known is not None:

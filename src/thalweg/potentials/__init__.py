@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from thalweg.errors import PotentialError, nearest_known
+from thalweg.potentials.adapters import ADAPTERS
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.equivariant import Equivariant
 from thalweg.potentials.fully_connected import FullyConnected
@@ -20,6 +21,7 @@ _KINDS: tuple[type[Potential], ...] = (
     StillingerWeber,
     CellBlindTransformer,
     FullyConnected,
+    *ADAPTERS,
 )
 
 POTENTIALS: dict[str, type[Potential]] = {potential.kind: potential for potential in _KINDS}

@@ -1,0 +1,1 @@
+"""Our potentials in other people's programs: one file a program."""
