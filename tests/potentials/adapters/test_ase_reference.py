@@ -13,8 +13,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import write
-from tests.cli.conftest import Inputs
-from tests.cli.terminal import complaint, thalweg
+from tests.cli.terminal import thalweg
 
 from thalweg.errors import PotentialError, StructureError
 from thalweg.evaluation.basins import Quench, in_double
@@ -25,8 +24,6 @@ from thalweg.relaxation.outcome import Outcome
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.extended_xyz import read_frames
-
-pytest_plugins = ["tests.cli.conftest"]
 
 
 def copper() -> list[Atoms]:
@@ -140,14 +137,3 @@ def test_quench_on_a_calculator_finds_its_minimum() -> None:
     assert found.outcomes == (Outcome.CONVERGED,)
     apart = float((found.structures.positions[0] - found.structures.positions[1]).norm())
     assert apart == pytest.approx(2.0 * 2 ** (1 / 6), abs=1e-3)
-
-
-def test_evaluate_takes_a_calculator_and_tune_refuses_it(inputs: Inputs) -> None:
-    words = "ase:ase.calculators.lj:LennardJones?sigma=2.0&epsilon=1.0&rc=3.5&smooth=true"
-    done = thalweg(
-        *("evaluate", inputs.model, inputs.held_out, "alpha=0.01", "steps=2", "max_steps=30", "--rule", "quench"),
-        *("--reference", words),
-    )
-    assert done.status == 0, done.err
-    complaint(thalweg("tune", words, inputs.pairs), "reference only")
-    complaint(thalweg("evaluate", words, inputs.held_out), "reference only")
