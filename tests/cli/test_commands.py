@@ -113,13 +113,13 @@ def test_tune_says_why_an_update_learnt_nothing(inputs: Inputs, tmp_path: Path) 
 
 def test_tune_interrupted_resumes_to_the_same_model(inputs: Inputs, tmp_path: Path) -> None:
     """A real process, interrupted from the keyboard after some updates: one line, status 130, and it goes on."""
-    command = ("tune", inputs.model, inputs.pairs, *SHORT, "optimiser.updates=8", "checkpoint_every=1")
+    command = ("tune", inputs.model, inputs.pairs, *SHORT, "optimiser.updates=40", "checkpoint_every=1")
     with started(*command, f"out={tmp_path / 'stopped'}") as process:
         for line in process.stdout or ():
             if line.startswith("update 3 "):
                 process.send_signal(signal.SIGINT)
                 break
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert err.splitlines() == [
         "thalweg: interrupted; the same command again takes train, tune, demo and study on from where they were, "

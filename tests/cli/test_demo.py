@@ -140,7 +140,7 @@ def test_an_interrupted_demo_is_one_line_and_ends_its_processes(half: Path) -> N
         time.sleep(0.02)
     children = children_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     complaint(Done(process.returncode, out, err), "interrupted; the same command again", status=130)
     wait_for_the_end_of(children)
 
@@ -154,7 +154,7 @@ def test_the_process_of_an_arm_killed_is_one_line(half: Path, tmp_path: Path) ->
     for pid in children_of(process.pid):
         if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(pid, signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     complaint(Done(process.returncode, out, err), "was killed", "with fewer workers (now 1) it needs less memory")
 
 
