@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -43,13 +44,17 @@ def thalweg(*words: object) -> Done:
 
 
 def started(*words: object, **options: object) -> subprocess.Popen[str]:
-    """Start a command in a process of its own."""
+    """Start a command in a process of its own, which an interrupt reaches even if the tests run where it is ignored.
+
+    A shell starts what stands in its background with interrupts ignored, and processes inherit that.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "thalweg.cli", *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(HERE / "src"), "OMP_NUM_THREADS": "1"},
         stdout=options.pop("stdout", subprocess.PIPE),  # type: ignore[call-overload]
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **options,
     )
 
