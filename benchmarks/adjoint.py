@@ -154,6 +154,23 @@ def gradient_errors(potential: Potential, structures: Structures, right: Tensor)
     return found
 
 
+def tally_route(
+    potential: Potential, pairs: Pairs, route: Implicit | Split, path: Path
+) -> tuple[dict[tuple[int, str], Tally], dict[str, list[tuple[float, float]]]]:
+    """Tune by a route; return products by epoch and method, and errors and products by tolerance."""
+    tallies = {(epoch, m): Tally() for epoch in range(1, EPOCHS + 1) for m in METHODS}
+    errors: dict[str, list[tuple[float, float]]] = {}
+
+    def each(epoch: int, structures: Structures, right: Tensor) -> None:
+        compare(potential, structures, right, {m: tallies[epoch, m] for m in METHODS})
+        if epoch == EPOCHS and len(errors.get("0.01", [])) < 2:
+            for tolerance, found in gradient_errors(potential, structures, right).items():
+                errors.setdefault(tolerance, []).append(found)
+
+    systems(potential, pairs, replace(route, adjoint=AdjointSettings()), path, each)
+    return tallies, errors
+
+
 def run(out: FilePath) -> None:
     """Measure, print and write."""
     torch.set_num_threads(1)
@@ -165,17 +182,7 @@ def run(out: FilePath) -> None:
     path = demo.tune.relaxation.path()
     rows, tolerances = [], {}
     for name, route in {"implicit": Implicit(), "split K=20": Split(horizon=20)}.items():
-        tallies = {(epoch, m): Tally() for epoch in range(1, EPOCHS + 1) for m in METHODS}
-        errors: dict[str, list[tuple[float, float]]] = {}
-        potential = copy.deepcopy(base)
-
-        def each(epoch: int, structures: Structures, right: Tensor) -> None:
-            compare(potential, structures, right, {m: tallies[epoch, m] for m in METHODS})  # noqa: B023
-            if epoch == EPOCHS and len(errors.get("0.01", [])) < 2:  # noqa: B023
-                for tolerance, found in gradient_errors(potential, structures, right).items():  # noqa: B023
-                    errors.setdefault(tolerance, []).append(found)  # noqa: B023
-
-        systems(potential, pairs, replace(route, adjoint=AdjointSettings()), path, each)
+        tallies, errors = tally_route(copy.deepcopy(base), pairs, route, path)
         tolerances[name] = {
             t: {
                 "gradient_error_median": _median([e for e, _ in v]),

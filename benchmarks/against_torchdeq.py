@@ -329,42 +329,48 @@ def measure(name: str, potential: Potential, batches: tuple[int, ...], repetitio
     """Compare backward and forward on one potential."""
     starts, ends, rights = problem(potential, max(batches))
     for count in batches:
-        chosen = range(count)
-        start, end = starts.select(chosen), ends.select(chosen)
-        right = rights[: len(end.positions)]
-        costs = costs_of(potential, end)
-        curvature = Curvature(potential, end)
-        where = f"{name}, batch {count}"
-        print(f"{where}: graph {costs['graph']:.2f}, product {costs['product']:.2f} force calls", flush=True)
-        contest(
-            f"adjoint solve, {where}",
-            found,
-            potential,
-            costs,
-            lambda: backward_ours(potential, end, right),  # noqa: B023
-            lambda v: backward_theirs(potential, end, right, v),  # noqa: B023
-            lambda x: float(residuals(curvature, x, right, end).max()),  # noqa: B023
-            repetitions,
-        )
-        first = potential(start).forces
-        begin = dot(first, first, start.owner, count).sqrt()
-        tolerance = TARGET * float(begin.min())
+        start, end = starts.select(range(count)), ends.select(range(count))
+        measure_batch(name, potential, (start, end, rights[: len(end.positions)]), repetitions, found)
 
-        def judge(reached: Structures) -> float:
-            forces = potential(reached).forces
-            left = dot(forces, forces, reached.owner, len(reached)).sqrt()  # per structure
-            return float(left.max()) / tolerance * TARGET  # noqa: B023
 
-        contest(
-            f"relaxation from the start, {where}",
-            found,
-            potential,
-            costs,
-            lambda: forward_ours(potential, start, tolerance),  # noqa: B023
-            lambda v: forward_theirs(potential, start, tolerance, v),  # noqa: B023
-            judge,
-            repetitions,
-        )
+def measure_batch(
+    name: str, potential: Potential, batch: tuple[Structures, Structures, Tensor], repetitions: int, found: Found
+) -> None:
+    """Compare both on one batch: its starts, where they end, and the right-hand side there."""
+    start, end, right = batch
+    costs = costs_of(potential, end)
+    curvature = Curvature(potential, end)
+    where = f"{name}, batch {len(start)}"
+    print(f"{where}: graph {costs['graph']:.2f}, product {costs['product']:.2f} force calls", flush=True)
+    contest(
+        f"adjoint solve, {where}",
+        found,
+        potential,
+        costs,
+        lambda: backward_ours(potential, end, right),
+        lambda v: backward_theirs(potential, end, right, v),
+        lambda x: float(residuals(curvature, x, right, end).max()),
+        repetitions,
+    )
+    first = potential(start).forces
+    begin = dot(first, first, start.owner, len(start)).sqrt()
+    tolerance = TARGET * float(begin.min())
+
+    def judge(reached: Structures) -> float:
+        forces = potential(reached).forces
+        left = dot(forces, forces, reached.owner, len(reached)).sqrt()  # per structure
+        return float(left.max()) / tolerance * TARGET
+
+    contest(
+        f"relaxation from the start, {where}",
+        found,
+        potential,
+        costs,
+        lambda: forward_ours(potential, start, tolerance),
+        lambda v: forward_theirs(potential, start, tolerance, v),
+        judge,
+        repetitions,
+    )
 
 
 def main() -> None:
