@@ -119,7 +119,7 @@ def _add_gauge(figure: go.Figure, row: int, coordinate: Coordinate, low: float, 
 
 
 def decisions(found: RegimeMap) -> go.Figure | None:
-    """Draw when paths leave the right basin or, without a reference, are decided, in bars of five updates; K is marked."""
+    """Draw when paths leave the right basin or, without a reference, are decided, five updates a bar; K is marked."""
     import plotly.graph_objects as go
 
     figure = go.Figure()

@@ -73,7 +73,7 @@ def test_the_measurement_is_the_stated_quantile_with_the_decisions_beside():
     assert (found.figure.value, found.figure.count) == (8, 4)
     assert found.figure.name == "update by which 50 % have left the right basin"
     assert math.isinf(found.beside[0].value)
-    assert "1 leave it later" in found.how
+    assert "of the 4 paths that land wrong 1 leave it later" in found.how
 
 
 def test_without_a_path_that_lands_wrong_there_is_none_and_it_says_so():

@@ -5,12 +5,12 @@ The departure of a structure is the first t from which on the reference would no
     departure = min { t : X_t, quenched on the reference surface, does not end in the reference minimum }
 
 Every start lies in the right basin, by the making of the pairs; a path that lands wrong leaves it somewhere. Up to its
-departure a window shows no error of valley, from there on a loss on X_K does: so the suggested horizon is the update by
-which half of the paths that land wrong have left. The decision (`decision`) is another thing: when the basin of the *end*
-is entered for good, which on silicon is most often after the last update.
+departure a window shows no error of valley, from there on a loss on X_K does: so the suggested horizon is the update
+by which half of the paths that land wrong have left. The decision (`decision`) is another thing: when the basin of the
+*end* is entered for good, which on silicon is most often after the last update.
 
-The grid is walked from X_0 on, then the updates between the last point inside and the first outside; an excursion between
-two points of the grid goes unseen. A departure of infinity is later than the last update, in the finisher.
+The grid is walked from X_0 on, then the updates between the last point inside and the first outside; an excursion
+between two points of the grid goes unseen. A departure of infinity is later than the last update, in the finisher.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def measure_departure(departures: Sequence[float], decisions: Sequence[float], s
         return Measurement(None, "", "no path lands wrong, so none leaves the right basin")
     late = sum(math.isinf(step) for step in departures)
     how = (
-        "first update at which X_t, quenched on the reference, does not end in the reference minimum; of the "
-        f"{len(departures)} paths that land wrong, {late} leave it later than the last update; looked for at a grid and then "
-        "at every update between two of its points"
+        "first update at which X_t, quenched on the reference, does not end in the reference minimum; of "
+        f"the {len(departures)} paths that land wrong {late} leave it later than the last update; looked for at a grid "
+        "and then at every update between two of its points"
     )
     decided = quantile_figure("update by which half are decided for good", decisions, 0.5, UPDATES)
     return Measurement(figure, how, beside=() if decided is None else (decided,))

@@ -22,7 +22,7 @@ class Decision:
 
     id: str
     step: float | None
-    """Update from which the basin of the end is kept; infinity where later than the last one, None where there is none."""
+    """Update from which the basin of the end is kept; infinity where later than the last, None where there is none."""
     departure: float | None
     """Update at which the right basin is left; infinity where later, None where it was not looked for."""
     verdict: str

@@ -35,11 +35,11 @@ class MapLimits(Section):
     """Least share of starts that land wrong. Of 60 held-out pairs it is 6: the fewest that, all gained and none
     lost, are told from chance (McNemar's exact p = 0.031). A smaller gain could not be shown."""
     quantile: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the paths that land wrong which have left the right basin within the suggested horizon. From there on the
-    window shows that they go wrong; what is learnt from them serves the later ones too."""
+    """Share of the paths that land wrong which have left the right basin within the suggested horizon. From there on
+    the window shows that they go wrong; what is learnt from them serves the later ones too."""
     quantile_alone: float = Field(default=0.8, gt=0, lt=1)
-    """Share of decisions that the suggested horizon reaches without a reference, by perturbed copies. They settle early on
-    the potential's own surface: of 35 paths on silicon that land wrong, 28 by update 20."""
+    """Share of decisions that the suggested horizon reaches without a reference, by perturbed copies. They settle early
+    on the potential's own surface: of 35 paths on silicon that land wrong, 28 by update 20."""
     fewest: int = Field(default=8, ge=2)
     """Structures below which a mean or a quantile stays open: the bootstrap is too narrow for few."""
 
