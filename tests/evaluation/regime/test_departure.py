@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.evaluation.regime.test_decision import ALPHA, PATH, SHIFT, Course, course, crossing
 from tests.evaluation.surfaces import Valleys, at
 
-from thalweg.evaluation.basins import Quench
 from thalweg.evaluation.regime.decision import GRID, updates_of
 from thalweg.evaluation.regime.departure import InRightBasin, departure_steps, measure_departure
-from thalweg.evaluation.regime.quenches import Quenches
 from thalweg.evaluation.regime.walks import walk
 
 
@@ -42,29 +41,18 @@ def test_on_the_reference_a_path_departs_where_it_crosses_the_reference_ridge():
         0.8,
     ]  # right of the reference's ridge at 0; left of the potential's at SHIFT but the last
     walks = walk(Valleys(SHIFT), at(starts), PATH)
-    inside = InRightBasin(Quenches(walks, Valleys(0.0), Quench()), at([1.0] * len(starts)))
+    inside = InRightBasin(walks, Valleys(0.0), at([1.0] * len(starts)), 0.2)
     found = departure_steps(range(len(starts)), updates_of(PATH.steps), inside)
     assert [found[k] for k in range(len(starts))] == [*(crossing(x, 0.0) for x in starts[:3]), math.inf]
     assert len({*found.values()}) == 4
 
 
-def test_each_place_is_quenched_once_however_often_it_is_asked_about(monkeypatch):
-    walks = walk(Valleys(SHIFT), at([0.45, 0.3]), PATH)
-    quenches = Quenches(walks, Valleys(0.0), Quench())
-    quenched: list[int] = []
-    plain = Quench.quench
-    monkeypatch.setattr(Quench, "quench", lambda rule, p, s: (quenched.append(len(s)), plain(rule, p, s))[1])
-    right, left = at([1.0, 1.0]), at([-1.0, -1.0])
-    assert quenches.end_at(right, [(0, 0), (1, 0)]) == [True, True]
-    assert quenches.end_at(left, [(1, 0), (0, 0), (0, 40)]) == [False, False, True]
-    assert quenched == [2, 1]
-
-
-def test_a_quench_that_does_not_converge_is_outside_every_basin():
+def test_a_relaxation_that_does_not_converge_is_outside_every_basin():
     walks = walk(Valleys(0.0), at([0.3]), PATH)
-    hasty = Quenches(walks, Valleys(0.0), Quench(max_steps=1))
-    assert hasty.end_at(at([1.0]), [(0, 1)]) == [False]
-    assert Quenches(walks, Valleys(0.0), Quench()).end_at(at([1.0]), [(0, 1)]) == [True]
+    inside = InRightBasin(walks, Valleys(0.0), at([1.0]), 0.2)
+    assert inside([(0, 1)]) == [True]
+    hasty = replace(walks, path=replace(PATH, steps=0, max_steps=0))
+    assert InRightBasin(hasty, Valleys(0.0), at([1.0]), 0.2)([(0, 1)]) == [False]
 
 
 def test_the_measurement_is_the_stated_quantile_with_the_decisions_beside():

@@ -21,13 +21,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from thalweg.evaluation.basins import Quench
+from thalweg.evaluation.basins import Quench, in_double
 from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.intervals import quantile_figure
-from thalweg.evaluation.regime.quenches import Quenches, apart
 from thalweg.evaluation.regime.walks import Walks, in_chunks, perturbed
 from thalweg.potentials.contract import Potential
+from thalweg.relaxation.loop import Relaxation
 from thalweg.relaxation.outcome import Outcome
+from thalweg.structures.batch import Structures
+from thalweg.structures.displacement import largest_displacement
 
 Settles = Callable[[Sequence[tuple[int, int]]], list[bool]]
 """Asked with (structure, update) pairs; says of each whether it settles in the basin of that structure's end."""
@@ -90,15 +92,22 @@ class OnReference:
     """
 
     def __init__(self, walks: Walks, reference: Potential, rule: Quench, *, max_atoms: int = 4096) -> None:
-        self.quenches = Quenches(walks, reference, rule, max_atoms=max_atoms)
-        ends = rule.quench(self.quenches.reference, walks.ends.structures)
+        self.walks, self.rule, self.max_atoms = walks, rule, max_atoms
+        self.reference = in_double(reference)
+        ends = rule.quench(self.reference, walks.ends.structures)
         self.ends = ends.structures
         self.judged = [k for k in walks.converged if ends.outcomes[k] is Outcome.CONVERGED]
         """Structures whose end is a basin: it converged, and so did its quench."""
 
     def __call__(self, where: Sequence[tuple[int, int]]) -> list[bool]:
         """Answer as `Settles`."""
-        return self.quenches.end_at(self.ends, where)
+        states = self.walks.places(where)
+        answers: list[bool] = []
+        for chunk in in_chunks(states, self.max_atoms):
+            quenched = self.rule.quench(self.reference, states.select(chunk))
+            ends = self.ends.select([where[place][0] for place in chunk])
+            answers += ended_at(quenched, ends, self.rule.threshold)
+        return answers
 
 
 class OnItself:
@@ -135,11 +144,17 @@ class OnItself:
             path = self.walks.path
             relaxed = path.run(self.walks.potential, shaken, skip=path.steps)
             ends = self.walks.ends.structures.select([where[k][0] for k in chunk for _ in range(self.copies)])
-            near = apart(relaxed.structures, ends) < self.threshold
-            converged = torch.tensor([outcome is Outcome.CONVERGED for outcome in relaxed.outcomes])
-            back = (near & converged).reshape(-1, self.copies).sum(dim=1)
+            settled = torch.tensor(ended_at(relaxed, ends, self.threshold))
+            back = settled.reshape(-1, self.copies).sum(dim=1)
             answers += [count >= self.share * self.copies - 1e-9 for count in back.tolist()]
         return answers
+
+
+def ended_at(relaxed: Relaxation, targets: Structures, threshold: float) -> list[bool]:
+    """Return which relaxations converged within `threshold`, Å, of their target."""
+    ours, theirs = relaxed.structures.to("cpu", torch.float64), targets.to("cpu", torch.float64)
+    near = (largest_displacement(ours, theirs) < threshold).tolist()
+    return [a and outcome is Outcome.CONVERGED for a, outcome in zip(near, relaxed.outcomes, strict=True)]
 
 
 def measure_decision(steps: Sequence[float], share: float, how: str) -> Measurement:
