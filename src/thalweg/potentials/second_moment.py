@@ -1,12 +1,13 @@
-"""Second-moment surfaces of metals, with pair bonds for what sits on them: batched, learnable, twice differentiable.
+"""Second-moment surfaces of metals and of what sits on them: batched, learnable, twice differentiable.
 
 With u = r_ij / r0 − 1 of the bond of two elements and the switch S below,
 
     E = Σ_i [ Σ_{j≠i} (A e^{−p u} − B e^{−q u}) S  −  (sqrt(Σ_{j≠i} (ξ e^{−q u} S)² + ε²) − ε) ]
 
-A metal has B = 0: repulsion and the band energy of the second-moment approximation to tight binding. A bond of
-a metal with an adsorbate has ξ = 0: with p = 2q it is half a Morse well seen from either end. Pairs of elements
-without a bond do not interact. `thalweg.testbeds.titanium` is made on it.
+With B = 0 this is repulsion and the band energy of the second-moment approximation to tight binding, which
+saturates: binding grows like the root of the number of neighbours. With ξ = 0 and p = 2q a bond is a Morse well,
+half of it counted at either end. Pairs of elements without a bond do not interact. `thalweg.testbeds.titanium`
+is made on it.
 
     S(r) = 1 − x⁴ (35 − 84 x + 70 x² − 20 x³),   x = (r − start) / (reach − start) clamped to [0, 1]
 
@@ -36,7 +37,7 @@ It lifts the energy of an atom in a metal by ε and changes its band force by ε
 
 
 class SecondMoment(ConservativePotential):
-    """A second-moment potential (Cleri and Rosato, Phys. Rev. B 48, 22 (1993)) with pair bonds to adsorbates.
+    """A second-moment potential (Cleri and Rosato, Phys. Rev. B 48, 22 (1993)), with pair bonds where wanted.
 
     Learned, one each bond and each as its logarithm: A, B, ξ (eV), p and q. Strengths that are zero stay zero and
     are no parameters. Fixed: r0, which only sets where A, B and ξ are read, and start and reach of the switch, so

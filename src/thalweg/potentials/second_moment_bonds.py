@@ -33,9 +33,9 @@ class Bond:
     hardness: float
     """p."""
     attraction: float
-    """B, eV; each of the two atoms counts it once. 0 in a metal."""
+    """B, eV; each of the two atoms counts it once. 0 where hopping binds."""
     hopping: float
-    """ξ, eV. 0 in a bond of pairs alone."""
+    """ξ, eV. 0 in a bond that is a pair's alone."""
     decay: float
     """q."""
     start: float
@@ -154,19 +154,25 @@ def titanium() -> tuple[Bond, ...]:
 def titanium_adsorbates() -> tuple[Bond, ...]:
     """Return titanium as published, and bonds to H, C, N and O that are a choice of ours.
 
-    Lengths are at or a little below those in TiH2, TiC, TiN and TiO2 (1.92, 2.16, 2.12 and 1.95 Å), as three
-    neighbours hold an atom closer than six; depths of two to three eV for C, N and O and of one for H have the
-    order of measured binding, no more. The C–O bond is a sixth as stiff as that of the free molecule, which would
-    set the step size of everything beside it.
+    They have the form of titanium's own, hopping included, so that binding grows like the root of the number of
+    neighbours; pairs alone draw every atom below the surface, where it has six. Chosen so that lengths in a hollow
+    (H 1.89, N 2.00, O 1.95 Å) are near those in TiH2, TiN and TiO2 (1.92, 2.12, 1.95 Å) and that no single atom
+    has a mode stiffer than 24 eV/Å²; binding is then about half as strong as calculations have it. The C–O bond
+    is a pair bond an eighth as stiff as that of the free molecule (119 eV/Å²), which would otherwise set the step
+    size of everything beside it.
     """
     return (
         *titanium(),
-        Bond.morse(("H", "Ti"), depth=1.0, length=1.90, width=1.3, reach=3.6),
-        Bond.morse(("C", "Ti"), depth=2.2, length=2.05, width=1.5, reach=3.6),
-        Bond.morse(("N", "Ti"), depth=2.4, length=1.95, width=1.5, reach=3.6),
-        Bond.morse(("O", "Ti"), depth=2.6, length=1.95, width=1.5, reach=3.6),
-        Bond.morse(("C", "O"), depth=5.0, length=1.20, width=1.4, reach=3.0),
+        _on_titanium("H", 1.90, A=0.14, xi=1.4, p=9.0, q=2.2),
+        _on_titanium("C", 2.05, A=0.32, xi=2.5, p=9.5, q=2.4),
+        _on_titanium("N", 2.00, A=0.36, xi=2.8, p=9.5, q=2.4),
+        _on_titanium("O", 1.95, A=0.36, xi=2.8, p=9.5, q=2.4),
+        Bond.morse(("C", "O"), depth=5.0, length=1.20, width=1.2, reach=3.0),
     )
+
+
+def _on_titanium(symbol: str, length: float, *, A: float, xi: float, p: float, q: float) -> Bond:
+    return Bond((symbol, "Ti"), length, A, p, 0.0, xi, q, length + 0.5, 4.4)
 
 
 SETS: Mapping[str, Callable[[], tuple[Bond, ...]]] = {"Ti": titanium, "Ti-adsorbates": titanium_adsorbates}
