@@ -71,8 +71,8 @@ class SecondMoment(ConservativePotential):
         self.hardness = _Column([b.hardness for b in bonds], absent=1.0)
         self.decay = _Column([b.decay for b in bonds], absent=1.0)
         # the last row stands for pairs without a bond: a switch that has closed before r = 0
-        rows = {b.elements: n for n, b in enumerate(bonds)} | {b.elements[::-1]: n for n, b in enumerate(bonds)}
-        table = [rows.get(pair, len(bonds)) for pair in product(symbols, repeat=2)]
+        rows = {frozenset(b.elements): n for n, b in enumerate(bonds)}
+        table = [rows.get(frozenset(pair), len(bonds)) for pair in product(symbols, repeat=2)]
         slots = torch.full((119,), -1)
         slots[list(self.species)] = torch.arange(len(symbols))
         self.register_buffer("rows", torch.tensor(table))

@@ -6,7 +6,7 @@ Atoms of the slab come first, from the lowest layer to the highest, the adsorbat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,8 @@ def bare(symbol: str, a: float, c: float, *, layers: int, size: int, fixed: int)
 
     Args:
         symbol: the metal.
-        a, c: lattice constants, Å.
+        a: lattice constant in the plane, Å.
+        c: lattice constant across it, Å.
         layers: layers in all.
         size: repeats along both lattice vectors of the surface.
         fixed: how many layers, the lowest, are held.
@@ -93,7 +94,7 @@ def bare(symbol: str, a: float, c: float, *, layers: int, size: int, fixed: int)
     return Slab(atoms, len(atoms))
 
 
-def placed(slab: Slab, adsorbate: Adsorbate, height: Sequence[float], generator: np.random.Generator) -> Slab:
+def placed(slab: Slab, adsorbate: Adsorbate, height: tuple[float, float], generator: np.random.Generator) -> Slab:
     """Put an adsorbate anywhere above a bare slab, turned at random, clear of its atoms.
 
     Args:

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Float
@@ -27,7 +26,7 @@ from thalweg.potentials.second_moment import SecondMoment
 from thalweg.relaxation.path import Path
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
-from thalweg.structures.pairs import Frames, Pairs
+from thalweg.structures.pairs import Frames
 from thalweg.testbeds.drawing import BATCH, draw_pairs, require_count, shaken
 from thalweg.testbeds.settling import Settling, require_known
 from thalweg.testbeds.slabs import ADSORBATES, Slab, bare, placed, rattled
@@ -96,7 +95,9 @@ class Titanium(Testbed):
             if adsorbate not in ADSORBATES:
                 raise SettingsError(f"titanium has no adsorbate {adsorbate!r}; {nearest_known(adsorbate, ADSORBATES)}")
             if not (weight >= 0 and np.isfinite(weight)):
-                raise SettingsError(f"titanium weight of {adsorbate} is {weight}: allowed is 0 or a finite number above")
+                raise SettingsError(
+                    f"titanium weight of {adsorbate} is {weight}: allowed is 0 or a finite number above"
+                )
         if not sum(self.adsorbates.values()) > 0:
             raise SettingsError(f"titanium adsorbates are {dict(self.adsorbates)}: at least one weight must be above 0")
         if not 0.5 <= self.lowest <= self.highest <= 4.0:
