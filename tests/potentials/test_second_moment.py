@@ -155,12 +155,12 @@ def test_elastic_constants_are_within_a_sixth_of_the_measured_but_one(titanium: 
 
 
 def test_the_close_packed_surface_costs_half_of_what_is_measured(titanium: SecondMoment) -> None:
-    # unrelaxed; measured for titanium is about 2.0 J/m²: second-moment surfaces are known to be too cheap
+    # not relaxed; titanium itself has about 2 J/m²: surfaces of this form are too cheap
     slab = bare("Ti", LATTICE_CONSTANT, HEIGHT_CONSTANT, layers=8, size=1, fixed=1)
     bulk_energy = energy_of(titanium, bulk("Ti", "hcp", a=LATTICE_CONSTANT, c=HEIGHT_CONSTANT)) / 2
     area = LATTICE_CONSTANT**2 * 3**0.5 / 2
     cost = (energy_of(titanium, slab.atoms) - 8 * bulk_energy) / (2 * area)
-    assert cost * 16.0218 == pytest.approx(1.0, abs=0.5)
+    assert cost * 16.0218 == pytest.approx(1.143, abs=2e-3)
     deeper = bare("Ti", LATTICE_CONSTANT, HEIGHT_CONSTANT, layers=12, size=1, fixed=1)
     same = (energy_of(titanium, deeper.atoms) - 12 * bulk_energy) / (2 * area)
     assert same == pytest.approx(cost, abs=1e-9)
