@@ -23,10 +23,11 @@ from thalweg.testbeds import TESTBEDS
 from thalweg.testbeds.testbed import Drawn, Testbed
 from thalweg.testbeds.titanium import Titanium
 
-SMALL: dict[str, dict[str, Any]] = {"titanium": {"layers": 3, "fixed_layers": 1}}
+SHORT = {"settling": {"descent_steps": 20}}
+SMALL: dict[str, dict[str, Any]] = {"silicon": SHORT, "titanium": {"layers": 3, "fixed_layers": 1, **SHORT}}
 HASTY: dict[str, dict[str, Any]] = {}
 UNFINISHED = {"settling": {"descent_steps": 1, "max_steps": 1}}
-COUNT = 3
+COUNT = 2
 
 
 def small(kind: str, **changes: Any) -> Testbed:
