@@ -158,8 +158,8 @@ def titanium_adsorbates() -> tuple[Bond, ...]:
     neighbours; pairs alone draw every atom below the surface, where it has six. Chosen so that lengths in a hollow
     (H 1.89, N 2.00, O 1.95 Å) are near those in TiH2, TiN and TiO2 (1.92, 2.12, 1.95 Å) and that no single atom
     has a mode stiffer than 24 eV/Å²; binding is then about half of what calculations have for O on TiC(111).
-    The C–O bond is a pair bond an eighth as stiff as that of the free molecule (119 eV/Å²), which would otherwise set the step
-    size of everything beside it.
+    The C–O bond is a pair bond an eighth as stiff as that of the free molecule (119 eV/Å²), which would otherwise
+    set the step size of everything beside it.
     """
     return (
         *titanium(),
