@@ -20,6 +20,7 @@ from thalweg.potentials.adapters.code import allow_code
 from thalweg.potentials.contract import ConservativePotential, Potential, Prediction
 from thalweg.potentials.radial import smooth_cutoff, softened_length
 from thalweg.potentials.reference import Reference
+from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
@@ -50,6 +51,15 @@ def tellurides() -> Structures:
 def cells() -> Structures:
     """Silicon and cadmium telluride, in cells of 2 and 8 atoms."""
     return _rattled([bulk("Si"), bulk("CdTe", "zincblende", a=6.48, cubic=True)])
+
+
+def titanium() -> Structures:
+    """Titanium as a strained cell, with carbon monoxide between its atoms, and as a cluster."""
+    strained = bulk("Ti", "hcp", a=2.92, c=4.77) * (2, 2, 1)
+    strained.set_cell(strained.cell.array * [1.03, 1.0, 0.97], scale_atoms=True)
+    occupied = bulk("Ti", "hcp", a=3.6, c=5.8) + Atoms("CO", [[0.0, 0.0, 2.4], [0.0, 0.0, 3.6]])
+    cluster = bulk("Ti", "hcp", a=2.92, c=4.77) * (2, 1, 1)
+    return _rattled([strained, occupied, Atoms(cluster.numbers, cluster.positions)])
 
 
 def _rattled(frames: list[Atoms]) -> Structures:
@@ -150,6 +160,7 @@ CASES = [
     Case("schnet", lambda: schnet(species=[14, 48, 52]), compounds),
     Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
     Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
+    Case("second-moment", lambda: SecondMoment.from_set("Ti-adsorbates"), titanium),
     Case("transformer", lambda: transformer(species=[14, 48, 52]), compounds, CELL_BLIND),
     Case("transformer, plain attention", lambda: transformer(species=[14], attention="plain"), silicon, CELL_BLIND),
     Case(

@@ -11,6 +11,7 @@ from thalweg.potentials.equivariant import Equivariant
 from thalweg.potentials.fully_connected import FullyConnected
 from thalweg.potentials.painn import PaiNN
 from thalweg.potentials.schnet import SchNet
+from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.potentials.transformer import CellBlindTransformer
 
@@ -19,6 +20,7 @@ _KINDS: tuple[type[Potential], ...] = (
     Equivariant,
     SchNet,
     StillingerWeber,
+    SecondMoment,
     CellBlindTransformer,
     FullyConnected,
     *ADAPTERS,

@@ -9,6 +9,7 @@ from thalweg.potentials.adapters.ase_reference import REFERENCE_ONLY, AseReferen
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import load_potential
+from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.potentials.stillinger_weber_entries import PUBLISHED
 
@@ -18,9 +19,10 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
 
     Args:
         name: the path of a model file; the path of a `.sw` file; `stillinger-weber:NAME` with a published
-            set of parameters; or `torch:module:factory?species=Si&cutoff=5` with a torch module, see
-            `TorchEnergy.from_words`. To open the latter runs that code; code that a model file names is run only
-            if it was allowed. As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
+            set of parameters; `second-moment:NAME` with a set of bonds; or
+            `torch:module:factory?species=Si&cutoff=5` with a torch module, see `TorchEnergy.from_words`. To open
+            the latter runs that code; code that a model file names is run only if it was
+            allowed. As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
         reference: whether what only answers and cannot learn will do.
 
     Raises:
@@ -41,6 +43,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
                 f"there are no published {kind} parameters {published!r}; {nearest_known(published, PUBLISHED)}"
             )
         return StillingerWeber.from_published(published)
+    if colon and kind == SecondMoment.kind and not Path(name).exists():
+        return SecondMoment.from_set(published)
     if name.endswith(".sw"):
         return StillingerWeber.from_file(name)
     return load_potential(name)

@@ -2,6 +2,7 @@
 
 from thalweg.testbeds.silicon import Silicon
 from thalweg.testbeds.testbed import Testbed
+from thalweg.testbeds.titanium import Titanium
 
-TESTBEDS: dict[str, type[Testbed]] = {kind.kind: kind for kind in (Silicon,)}
+TESTBEDS: dict[str, type[Testbed]] = {kind.kind: kind for kind in (Silicon, Titanium)}
 """Every testbed by its name in settings files."""

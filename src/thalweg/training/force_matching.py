@@ -95,7 +95,9 @@ def build_base(settings: TrainSettings, frames: Frames) -> Potential:
     """
     kind, given = settings.potential.kind, settings.potential.values
     values = dict(given)
-    if not {"species", "entries", "published"} & given.keys():  # the latter two name their elements themselves
+    if (
+        not {"species", "entries", "published", "bonds", "set"} & given.keys()
+    ):  # the others name their elements themselves
         values["species"] = torch.unique(frames.structures.numbers).tolist()
     potential = build_potential(kind, values)
     measured: dict[str, Any] = {}
