@@ -20,6 +20,7 @@ from thalweg.potentials.adapters.code import allow_code
 from thalweg.potentials.contract import ConservativePotential, Potential, Prediction
 from thalweg.potentials.radial import smooth_cutoff, softened_length
 from thalweg.potentials.reference import Reference
+from thalweg.potentials.rigid_ion import RigidIon
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
@@ -50,6 +51,16 @@ def tellurides() -> Structures:
 def cells() -> Structures:
     """Silicon and cadmium telluride, in cells of 2 and 8 atoms."""
     return _rattled([bulk("Si"), bulk("CdTe", "zincblende", a=6.48, cubic=True)])
+
+
+def oxides() -> Structures:
+    """Magnesium oxide in a strained cell, in the primitive cell and as a cluster."""
+    strained = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    strained.set_cell(
+        strained.cell.array @ np.array([[1.0, 0.03, 0.0], [0.0, 1.0, 0.0], [0.02, 0.0, 0.96]]), scale_atoms=True
+    )
+    cluster = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    return _rattled([strained, bulk("MgO", "rocksalt", a=4.2), Atoms(cluster.numbers, cluster.positions)])
 
 
 def _rattled(frames: list[Atoms]) -> Structures:
@@ -150,6 +161,7 @@ CASES = [
     Case("schnet", lambda: schnet(species=[14, 48, 52]), compounds),
     Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
     Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
+    Case("rigid ions of MgO", lambda: RigidIon.from_published("MgO"), oxides),
     Case("transformer", lambda: transformer(species=[14, 48, 52]), compounds, CELL_BLIND),
     Case("transformer, plain attention", lambda: transformer(species=[14], attention="plain"), silicon, CELL_BLIND),
     Case(
