@@ -1,16 +1,16 @@
 """Rigid-ion surfaces: point charges with Buckingham terms, batched, learnable, differentiable as often as wanted.
 
-    E = Σ_{i<j} f(r) [A exp(−r/ρ) − g(r) C/r⁶ + k q_i q_j v(r)] + ½ k w Σ_i q_i²
-    v(r) = erfc(α r)/r − s₀ + s₁ (r − rc),    s₀ = erfc(α rc)/rc,    s₁ = s₀/rc + (2α/√π) exp(−α² rc²)/rc
-    w = lim_{r→0} [v(r) − 1/r] = −2α/√π − s₀ − s₁ rc
+    E = Σ_{i<j} [f(r) A exp(−r/ρ) − f(r) g(r) C/r⁶ + k q_i q_j v(r)] + ½ k w Σ_i q_i²
+    v(r) = e(r) − Σ_{n≤3} e⁽ⁿ⁾(rc) (r − rc)ⁿ/n!,    e(r) = erfc(α r)/r,    w = lim_{r→0} [v(r) − 1/r]
 
-v is Coulomb's law cut off with damping and a shifted force (Fennell and Gezelter, J. Chem. Phys. 124, 234104 (2006)),
-so the cost is linear in atoms and nothing is periodic but the neighbour list. The self term w is the potential at
-an ion of all that was subtracted from its own 1/r. The usual one (Wolf et al., J. Chem. Phys. 110, 8254 (1999)) leaves out
-s₁ rc: forces are the same, but the lattice energy of MgO is then off by 0.17 eV per atom instead of 0.002.
+v is Coulomb's law, damped by α and shifted so that it ends at rc; nothing is periodic but the neighbour list, and the
+cost is linear in atoms. With n ≤ 1 it is the damped shifted force of Fennell and Gezelter, J. Chem. Phys. 124,
+234104 (2006), whose second derivative jumps at rc; the next two terms of the same series (as in the Taylor-shifted
+forces of Lamichhane, Gezelter and Newman, J. Chem. Phys. 141, 134109 (2014)) carry it to the third. The self term w
+is the potential at an ion of all that was taken from its own 1/r.
 
-**Cutoff.** A shifted force ends with a kink in its derivative; f, which falls from 1 to 0 over the last `SWITCH`
-Å below rc, takes value and three derivatives of everything to zero.
+**Cutoff.** f falls from 1 to 0 over the last `SWITCH` Å below rc. A product with f instead of a series would do for v
+too, but the slope it adds to tens of ions in that shell took 30 % off the elastic constant C11 of MgO.
 
 **Core.** −C/r⁶ and the attraction of unlike charges fall without bound as r → 0 and win over the exponential
 (the Buckingham catastrophe). g, which rises from 0 at half the core radius to 1 at the core radius, switches both off;
@@ -40,7 +40,7 @@ from thalweg.structures.neighbours import Edges
 COULOMB = 14.399645478
 """k = e²/(4πε0), eV Å (CODATA 2018)."""
 
-CUTOFF, DAMPING, CORE = 8.0, 0.3, 1.2
+CUTOFF, DAMPING, CORE = 9.0, 0.3, 1.2
 SWITCH = 1.0
 """Width over which the cutoff takes everything to zero, Å."""
 
@@ -83,7 +83,7 @@ class RigidIon(ConservativePotential):
         super().__init__()
         if not SWITCH + core < cutoff < math.inf:
             raise PotentialError(
-                f"rigid-ion cutoff is {cutoff} Å: allowed is a length above core + {SWITCH} = {core + SWITCH} Å, e.g. 8"
+                f"rigid-ion cutoff is {cutoff} Å: allowed is a length above core + {SWITCH} = {core + SWITCH} Å, e.g. 9"
             )
         if not 0 <= damping < math.inf:
             raise PotentialError(f"rigid-ion damping is {damping}: allowed is 0 or more, 1/Å, e.g. 0.3")
@@ -92,6 +92,7 @@ class RigidIon(ConservativePotential):
         self._ions = ions
         self.species = tuple(atomic_numbers[s] for s in ions.elements)
         self.cutoff, self.damping, self.core, self.neutral = float(cutoff), float(damping), float(core), neutral
+        self._series = _series(self.damping, self.cutoff)
         by_pair = {frozenset(p.elements): p for p in ions.pairs}
         pairs = [by_pair.get(frozenset(p)) for p in combinations_with_replacement(ions.elements, 2)]
         repelling = [p for p in pairs if p is not None and p.A > 0]
@@ -205,7 +206,10 @@ class RigidIon(ConservativePotential):
         kinds = self.slots[structures.numbers]  # atoms
         pair = kinds[edges.centre] * len(self.species) + kinds[edges.neighbour]
         r = edges.vectors(structures).norm(dim=1)
-        own = (0.5 * COULOMB * self._self_potential()) * (self.charges * self.log_charge.exp()).square()
+        s0, s1, s2, s3 = self._series
+        at_zero = s0 - self.cutoff * (s1 - self.cutoff * (s2 - self.cutoff * s3))
+        w = -2 * self.damping / math.sqrt(math.pi) - at_zero
+        own = (0.5 * COULOMB * w) * (self.charges * self.log_charge.exp()).square()
         of_atom = own[kinds].index_add(0, edges.centre, 0.5 * self.pair_energy(r, pair))
         return structures.total(of_atom)
 
@@ -224,25 +228,25 @@ class RigidIon(ConservativePotential):
         product = (COULOMB * torch.outer(charge, charge)).flatten()
         core = smooth_step(2.0 * r / self.core - 1.0)
         end = smooth_step((self.cutoff - r) / SWITCH)
-        repulsion = strength[pair] * (-r * softness[pair]).exp() + product.clamp(min=0.0)[pair] * self._coulomb(r)
-        attraction = product.clamp(max=0.0)[pair] * self._coulomb(r) - dispersion[pair] * r.pow(-6)
-        return end * (repulsion + core * attraction)
+        coulomb = self._coulomb(r)
+        repulsion = end * strength[pair] * (-r * softness[pair]).exp() + product.clamp(min=0.0)[pair] * coulomb
+        attraction = product.clamp(max=0.0)[pair] * coulomb - end * dispersion[pair] * r.pow(-6)
+        return repulsion + core * attraction
 
     def _coulomb(self, r: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:
-        """Return v(r), 1/Å."""
-        value, slope = self._shifts()
-        return torch.erfc(self.damping * r) / r - value + slope * (r - self.cutoff)
+        """Return v(r), 1/Å; zero beyond the cutoff."""
+        inside = r.clamp(max=self.cutoff)
+        s0, s1, s2, s3 = self._series
+        gap = inside - self.cutoff
+        return torch.erfc(self.damping * inside) / inside - (s0 + gap * (s1 + gap * (s2 + gap * s3)))
 
-    def _shifts(self) -> tuple[float, float]:
-        """Return s₀ (1/Å) and s₁ (1/Å²)."""
-        alpha, rc = self.damping, self.cutoff
-        value = math.erfc(alpha * rc) / rc
-        return value, value / rc + 2 * alpha / math.sqrt(math.pi) * math.exp(-((alpha * rc) ** 2)) / rc
 
-    def _self_potential(self) -> float:
-        """Return w, 1/Å."""
-        value, slope = self._shifts()
-        return -2 * self.damping / math.sqrt(math.pi) - value - slope * self.cutoff
+def _series(alpha: float, rc: float) -> tuple[float, float, float, float]:
+    """Return e⁽ⁿ⁾(rc)/n! for n = 0 … 3, with e(r) = erfc(α r)/r."""
+    g, h = math.erfc(alpha * rc), 2 * alpha / math.sqrt(math.pi) * math.exp(-((alpha * rc) ** 2))
+    second = 2 * alpha**2 * h + 2 * h / rc**2 + 2 * g / rc**3
+    third = -4 * alpha**4 * rc * h - 4 * alpha**2 * h / rc - 6 * h / rc**3 - 6 * g / rc**4
+    return g / rc, -h / rc - g / rc**2, second / 2, third / 6
 
 
 def smooth_step(t: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
