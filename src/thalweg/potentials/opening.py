@@ -9,6 +9,7 @@ from thalweg.potentials.adapters.ase_reference import REFERENCE_ONLY, AseReferen
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import load_potential
+from thalweg.potentials.rigid_ion import RigidIon
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.potentials.stillinger_weber_entries import PUBLISHED
 
@@ -17,8 +18,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
     """Open a potential.
 
     Args:
-        name: the path of a model file; the path of a `.sw` file; `stillinger-weber:NAME` with a published
-            set of parameters; or `torch:module:factory?species=Si&cutoff=5` with a torch module, see
+        name: the path of a model file; the path of a `.sw` file; `stillinger-weber:NAME` or `rigid-ion:NAME` with a
+            published set of parameters; or `torch:module:factory?species=Si&cutoff=5` with a torch module, see
             `TorchEnergy.from_words`. To open the latter runs that code; code that a model file names is run only
             if it was allowed. As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
         reference: whether what only answers and cannot learn will do.
@@ -35,6 +36,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
         return AseReference.from_words(published)
     if colon and kind == TorchEnergy.kind:
         return TorchEnergy.from_words(published)
+    if colon and kind == RigidIon.kind and not Path(name).exists():
+        return RigidIon.from_published(published)
     if colon and kind == StillingerWeber.kind and not Path(name).exists():
         if published not in PUBLISHED:
             raise PotentialError(
