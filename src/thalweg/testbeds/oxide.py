@@ -209,7 +209,8 @@ class Oxide(Testbed):
         def bend(k: int, deviation: float) -> Float[np.ndarray, "ions 3"]:
             return rattled(drawn[k][1], deviation, streams[k])
 
-        frames, names = [], []
+        frames: list[Atoms] = []
+        names: list[str] = []
         for k, five in enumerate(frames_along(starts, reference, self.settling, streams, bend)):
             name, parent = drawn[k]
             for positions in five:
