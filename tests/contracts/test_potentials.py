@@ -20,6 +20,7 @@ from thalweg.potentials.adapters.code import allow_code
 from thalweg.potentials.contract import ConservativePotential, Potential, Prediction
 from thalweg.potentials.radial import smooth_cutoff, softened_length
 from thalweg.potentials.reference import Reference
+from thalweg.potentials.rigid_ion import RigidIon
 from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.seeds import numpy_stream
@@ -60,6 +61,16 @@ def titanium() -> Structures:
     occupied = bulk("Ti", "hcp", a=3.6, c=5.8) + Atoms("CO", [[0.0, 0.0, 2.4], [0.0, 0.0, 3.6]])
     cluster = bulk("Ti", "hcp", a=2.92, c=4.77) * (2, 1, 1)
     return _rattled([strained, occupied, Atoms(cluster.numbers, cluster.positions)])
+
+
+def oxides() -> Structures:
+    """Magnesium oxide in a strained cell, in the primitive cell and as a cluster."""
+    strained = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    strained.set_cell(
+        strained.cell.array @ np.array([[1.0, 0.03, 0.0], [0.0, 1.0, 0.0], [0.02, 0.0, 0.96]]), scale_atoms=True
+    )
+    cluster = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    return _rattled([strained, bulk("MgO", "rocksalt", a=4.2), Atoms(cluster.numbers, cluster.positions)])
 
 
 def _rattled(frames: list[Atoms]) -> Structures:
@@ -161,6 +172,7 @@ CASES = [
     Case("stillinger-weber of silicon", lambda: StillingerWeber.from_published("Si"), silicon),
     Case("stillinger-weber of CdTe", lambda: StillingerWeber.from_published("CdTe-2013"), tellurides),
     Case("second-moment", lambda: SecondMoment.from_set("Ti-adsorbates"), titanium),
+    Case("rigid ions of MgO", lambda: RigidIon.from_published("MgO"), oxides),
     Case("transformer", lambda: transformer(species=[14, 48, 52]), compounds, CELL_BLIND),
     Case("transformer, plain attention", lambda: transformer(species=[14], attention="plain"), silicon, CELL_BLIND),
     Case(

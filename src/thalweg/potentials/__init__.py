@@ -10,6 +10,7 @@ from thalweg.potentials.contract import Potential
 from thalweg.potentials.equivariant import Equivariant
 from thalweg.potentials.fully_connected import FullyConnected
 from thalweg.potentials.painn import PaiNN
+from thalweg.potentials.rigid_ion import RigidIon
 from thalweg.potentials.schnet import SchNet
 from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
@@ -21,6 +22,7 @@ _KINDS: tuple[type[Potential], ...] = (
     SchNet,
     StillingerWeber,
     SecondMoment,
+    RigidIon,
     CellBlindTransformer,
     FullyConnected,
     *ADAPTERS,
