@@ -12,14 +12,14 @@ from thalweg.potentials.fully_connected import FullyConnected
 from thalweg.potentials.painn import PaiNN
 from thalweg.potentials.schnet import SchNet
 from thalweg.potentials.stillinger_weber import StillingerWeber
-from thalweg.potentials.transformer import CellBlindTransformer
+from thalweg.potentials.transformer import Transformer
 
 _KINDS: tuple[type[Potential], ...] = (
     PaiNN,
     Equivariant,
     SchNet,
     StillingerWeber,
-    CellBlindTransformer,
+    Transformer,
     FullyConnected,
     *ADAPTERS,
 )

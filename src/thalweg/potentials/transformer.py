@@ -5,7 +5,7 @@ Every atom is a token made of coordinates and nine descriptors of its element,
     h_i = MLP([x_i / ℓ, e_{z_i}]),   h ← LN(h + Attention(h)),   h ← LN(h + MLP(h))   (layer by layer)
     F_i = scale · W h_i,   E = Σ_i [scale · w · h_i + shift_{z_i}]
 
-As it stands it is cell-blind: it knows neither the cell nor periodic images, is neither translated nor rotated
+With the defaults it is cell-blind: it knows neither the cell nor periodic images, is neither translated nor rotated
 along with a structure, and its forces are no gradient: J = ∂F/∂X is not symmetric and has no null modes. That is
 its use here: it is the potential for which nothing may be taken for granted. `training` offers random rotations to
 teach it some symmetry. With random parameters ‖J − Jᵀ‖ / 2‖J‖ is 0.6 to 0.75, after a short fit to Stillinger–Weber
@@ -50,8 +50,8 @@ _GELU_GAIN = 1.5
 """Restores unit variance after GELU of a unit normal: 1/sqrt(E[gelu(x)²]) = 1.53."""
 
 
-class CellBlindTransformerSettings(NetworkSettings):
-    """The values that fix a cell-blind transformer and its initial parameters."""
+class TransformerSettings(NetworkSettings):
+    """The values that fix a transformer, what it sees of places among them, and its initial parameters."""
 
     width: int = Field(default=256, ge=2)
     """Numbers per token, a multiple of `heads`."""
@@ -128,7 +128,7 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Attention and a perceptron, each added and then normalised (post-norm)."""
 
-    def __init__(self, settings: CellBlindTransformerSettings, generator: torch.Generator) -> None:
+    def __init__(self, settings: TransformerSettings, generator: torch.Generator) -> None:
         super().__init__()
         width = settings.width
         self.attention = Attention(width, settings.heads, generator, fused=settings.attention == "fused")
@@ -165,8 +165,8 @@ class Tokens(nn.Module):
         return out
 
 
-class CellBlindTransformer(Network):
-    """Direct forces from attention over all atoms; built from `CellBlindTransformerSettings`, in float32.
+class Transformer(Network):
+    """Direct forces from attention over all atoms; built from `TransformerSettings`, in float32.
 
     Cell-blind unless fractional coordinates or a distance bias are asked for. Without the bias it needs no
     neighbour list: `cutoff` then only bounds the search for overlapping atoms while relaxing.
@@ -174,10 +174,10 @@ class CellBlindTransformer(Network):
 
     kind: ClassVar[str] = "transformer"
     conservative: ClassVar[bool] = False
-    model: ClassVar[type[NetworkSettings]] = CellBlindTransformerSettings
+    model: ClassVar[type[NetworkSettings]] = TransformerSettings
     descriptors: Tensor
 
-    def __init__(self, settings: CellBlindTransformerSettings) -> None:
+    def __init__(self, settings: TransformerSettings) -> None:
         """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
         super().__init__()
         self.begin(settings)
