@@ -109,20 +109,40 @@ class Attention(nn.Module):
             seats: where they sit.
             bias: what to add to the scores, −∞ at empty seats, or None.
         """
-        table = seats.spread(self.enter(h)).unflatten(2, (3, self.heads, -1))  # structures most 3 heads channels
-        query, key, value = table.permute(2, 0, 3, 1, 4).unbind(0)  # structures heads most channels
+        query, key, value = self._read(h, seats)
         if self.fused:
             mask = seats.mask if bias is None else bias
             found = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         else:
-            score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-            if bias is not None:
-                score = score + bias
-            elif seats.mask is not None:
-                score = score.masked_fill(~seats.mask, -torch.inf)
-            found = score.softmax(dim=3) @ value
+            found = _shares(query, key, seats, bias) @ value
         out: Tensor = self.leave(seats.gather(found.transpose(1, 2).flatten(2)))
         return out
+
+    def shares(
+        self, h: Float[Tensor, "atoms width"], seats: Seats, bias: Float[Tensor, "structures heads most most"] | None
+    ) -> Float[Tensor, "structures heads most most"]:
+        """Return how much of what an atom (row) gathers comes from each (column): rows of taken seats sum to 1.
+
+        Args:
+            h: the tokens.
+            seats: where they sit.
+            bias: what to add to the scores, −∞ at empty seats, or None.
+        """
+        query, key, _ = self._read(h, seats)
+        return _shares(query, key, seats, bias)
+
+    def _read(self, h: Tensor, seats: Seats) -> tuple[Tensor, ...]:
+        table = seats.spread(self.enter(h)).unflatten(2, (3, self.heads, -1))  # structures most 3 heads channels
+        return table.permute(2, 0, 3, 1, 4).unbind(0)  # structures heads most channels, thrice
+
+
+def _shares(query: Tensor, key: Tensor, seats: Seats, bias: Tensor | None) -> Tensor:
+    score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+    if bias is not None:
+        score = score + bias
+    elif seats.mask is not None:
+        score = score.masked_fill(~seats.mask, -torch.inf)
+    return score.softmax(dim=3)
 
 
 class Layer(nn.Module):
