@@ -215,15 +215,14 @@ class Message(nn.Module):
         around: Neighbourhoods,
     ) -> list[Float[Tensor, "_ atoms channels"]]:
         """Return the sums of each order."""
-        _, atoms, width = features[0].shape
-        sent = around.gather(torch.cat(features).transpose(0, 1).flatten(1))
-        summed = (geometry @ sent).view(atoms, sum(self.components), self.radial, -1, width)  # atoms m2 k m1 width
-        # split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole
-        by_order = [rows.split([len(x) for x in features], 3) for rows in summed.split(self.components, 1)]
+        atoms, width = features[0].shape[1:]
+        sent = [around.gather(x.transpose(0, 1).flatten(1)) for x in features]  # atoms slots (m1 width)
+        rows = geometry.split([self.radial * m2 for m2 in self.components], 1)
 
         def pairs() -> Iterator[Tensor]:
+            # one product a block: the gradient of a block cut from one large product is put together by copying
             for l1, l2 in self.coupling.blocks:
-                block = by_order[l2][l1]
+                block = (rows[l2] @ sent[l1]).view(atoms, self.components[l2], self.radial, -1, width)
                 yield block.permute(3, 1, 0, 2, 4).flatten(3).flatten(0, 1)  # m1 m2, atoms, k width
 
         weights = (self.filters.unsqueeze(2) * self.mix.unsqueeze(1)).flatten(1, 2)  # paths, k width, channels
