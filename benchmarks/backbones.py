@@ -4,8 +4,8 @@
 
 Frames, pairs, held-out pairs, updates and batch are those of the demonstration and the same for all; each backbone has
 the settings of `BACKBONES`, fixed beforehand. One seed, one thread, one backbone after another: what it says of
-architectures is a hint. What is finished in OUT is not run again and a run that was cut short goes on, so that backbones may be run
-singly. Prints a table and writes OUT/backbones.json after each backbone and, where all three are in full,
+architectures is a hint. What is finished in OUT is not run again and a run that was cut short goes on, so that backbones
+may be run singly. Prints a table and writes OUT/backbones.json after each backbone and, where all three are in full,
 benchmarks/results/backbones.json. --quick takes the smallest sizes, to show that it works; its numbers mean nothing.
 """
 
