@@ -4,7 +4,7 @@
 
 Frames, pairs, held-out pairs, updates and batch are those of the demonstration and the same for all; each backbone has
 the settings of `BACKBONES`, fixed beforehand. One seed, one thread, one backbone after another: what it says of
-architectures is a hint. What is finished in OUT is not run again and a run that was cut short goes on, so that backbones
+architectures is a hint. What is finished in OUT is not run again and a run that was cut short goes on, so backbones
 may be run singly. Prints a table and writes OUT/backbones.json after each backbone and, where all three are in full,
 benchmarks/results/backbones.json. --quick takes the smallest sizes, to show that it works; its numbers mean nothing.
 """
@@ -98,14 +98,17 @@ def main() -> None:
     """Run what is asked for and not finished."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("kinds", nargs="*", choices=[*BACKBONES, []], default=list(BACKBONES))
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(BACKBONES))
     parser.add_argument("--quick", action="store_true")
     told = parser.parse_args()
+    strange = set(told.kinds) - set(BACKBONES)
+    if strange:
+        parser.error(f"{min(strange)} is not a backbone: allowed are {', '.join(BACKBONES)}")
     torch.set_num_threads(1)
     told.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
-    for kind in told.kinds:
+    for kind in told.kinds or BACKBONES:
         rows.append(run(kind, told.out, told.quick))
         print(f"{kind}: done after {time.perf_counter() - began:.0f} s of this sitting", flush=True)
         record = {
