@@ -238,7 +238,7 @@ def test_three_derivatives_are_continuous_where_pieces_meet(where: float) -> Non
     def derivatives(at: float) -> list[float]:
         r = torch.tensor([at], dtype=torch.float64, requires_grad=True)
         value = potential.pair_energy(r, torch.tensor([0])).sum()
-        found = [float(value)]
+        found = [float(value.detach())]
         for _ in range(3):
             (grad,) = torch.autograd.grad(value, r, create_graph=True)
             value = grad.sum()

@@ -14,7 +14,7 @@ from thalweg.potentials.rigid_ion import RigidIon
 from thalweg.potentials.schnet import SchNet
 from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
-from thalweg.potentials.transformer import CellBlindTransformer
+from thalweg.potentials.transformer import Transformer
 
 _KINDS: tuple[type[Potential], ...] = (
     PaiNN,
@@ -23,7 +23,7 @@ _KINDS: tuple[type[Potential], ...] = (
     StillingerWeber,
     SecondMoment,
     RigidIon,
-    CellBlindTransformer,
+    Transformer,
     FullyConnected,
     *ADAPTERS,
 )
