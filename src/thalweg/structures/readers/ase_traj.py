@@ -35,7 +35,7 @@ class AseTrajectory(TrajectoryReader):
         count = _frames(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions; what matters is checked here
-            with AseReader(str(file)) as trajectory:
+            with file.open("rb") as opened, AseReader(opened) as trajectory:
                 for index in range(count):
                     place = f"frame {index}"
                     try:

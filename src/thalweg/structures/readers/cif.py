@@ -18,6 +18,7 @@ from thalweg.structures.readers.snapshots import Broken, Snapshot
 from thalweg.structures.readers.trajectories import TrajectoryReader
 
 _BLOCK = re.compile(r"^data_", re.MULTILINE | re.IGNORECASE)
+_NO_LENGTH = re.compile(r"^_cell_length_[abc]\s+(-|0+(\.0*)?(\(|\s))", re.MULTILINE | re.IGNORECASE)
 _LARGEST_BLOCK = 1 << 24  # characters; 100,000 atoms
 
 
@@ -45,13 +46,18 @@ class Cif(TrajectoryReader):
 def _structure(block: str) -> Atoms:
     if len(block) > _LARGEST_BLOCK:
         raise StructureError(f"{len(block)} characters: allowed are {_LARGEST_BLOCK}")
+    if _NO_LENGTH.search(block):
+        raise StructureError("a cell length that is not above 0: mend the file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings of space groups; what matters is checked below
-            (atoms,) = read_cif(io.StringIO(block), index=slice(-1, None), fractional_occupancies=True)
+            found = read_cif(io.StringIO(block), index=slice(-1, None), fractional_occupancies=True)
     except Exception as error:  # ASE's parser fails in many ways on a broken block: each becomes one line
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise StructureError(f"not readable as CIF ({reason})") from error
+    if not isinstance(found, list) or len(found) != 1:
+        raise StructureError("no cell with atoms in the block: the file is truncated or of another kind")
+    (atoms,) = found
     occupied = atoms.info.get("occupancy") or {}
     if any(len(kinds) != 1 or any(share != 1 for share in kinds.values()) for kinds in occupied.values()):
         raise StructureError("sites are occupied in part: only ordered structures can be used")

@@ -35,11 +35,11 @@ class Snapshot:
     order: float
     """Its place in that relaxation; equal ones stay as they come."""
     atoms: Atoms
-    energy: float | None = None
-    """eV."""
-    forces: NDArray[np.float64] | None = None
+    energy: object = None
+    """eV; this and the next as the file has them, of any type until `sound` has checked them."""
+    forces: object = None
     """[atoms 3], eV/Å."""
-    stress: NDArray[np.float64] | None = None
+    stress: object = None
     """[3 3], eV/Å³, positive under tension."""
 
 
@@ -89,7 +89,7 @@ def sound(snapshot: Snapshot) -> Sound:
         snapshot.relaxation,
         snapshot.order,
         structure,
-        None if energy is None else float(energy),
+        None if energy is None else energy.item(),
         _checked("forces", snapshot.forces, (len(atoms), 3), _LARGEST_FORCE, "eV/Å"),
         _checked("stress", snapshot.stress, (3, 3), _LARGEST_STRESS, "eV/Å³"),
     )

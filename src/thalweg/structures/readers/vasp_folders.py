@@ -48,9 +48,18 @@ _OUTPUTS = ("vasprun.xml", "vasprun.xml.gz", "OUTCAR", "OUTCAR.gz")
 @dataclass(frozen=True)
 class _Trial:
     parent: str
-    name: str
-    folder: Path
-    """Where its POSCAR is."""
+    path: Path
+    defect: Path
+
+    @property
+    def name(self) -> str:
+        """The pair's name: the parent's alone where that is its own only trial."""
+        return self.parent if self.path == self.defect else f"{self.parent}/{self.path.name}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its POSCAR is."""
+        return _place(self.path)
 
 
 class VaspFolders(Reader):
@@ -77,7 +86,7 @@ class VaspFolders(Reader):
             notes.extend([note] if note and silent else [])
             for trial in trials:
                 try:
-                    pair, doubts = _pair(_Trial(parent, trial.name, _place(trial)), energies, rules)
+                    pair, doubts = _pair(_Trial(parent, trial, defect), energies, rules)
                 except StructureError as error:
                     skipped.append((str(trial), str(error)))
                     continue
@@ -159,10 +168,9 @@ def _steps(folder: Path, rules: ImportRules) -> list[Sound]:
 
 
 def _pair(trial: _Trial, energies: Energies | None, rules: ImportRules) -> tuple[Pairs, list[str]]:
-    name = f"{trial.parent}/{trial.name}"
-    start, minimum, doubt = _read_trial(trial, name)
+    start, minimum, doubt = _read_trial(trial)
     steps = _steps(trial.folder, rules)
-    energy, note = (math.nan, None) if energies is None else energies.of(trial.name)
+    energy, note = (math.nan, None) if energies is None else energies.of(trial.path.name)
     if steps:
         last = steps[-1]
         left = None if last.forces is None else double(last.forces)[start.free].abs()
@@ -199,24 +207,28 @@ def _one(energy: float) -> torch.Tensor:
     return torch.tensor([energy], dtype=torch.float64)
 
 
-def _read_trial(trial: _Trial, name: str) -> tuple[Structures, Structures, str | None]:
+def _read_trial(trial: _Trial) -> tuple[Structures, Structures, str | None]:
     start, minimum = _read_vasp(trial.folder, "POSCAR"), _read_vasp(trial.folder, "CONTCAR")
     change = float(np.abs(start.cell.array - minimum.cell.array).max())
     if change > CELL_TOLERANCE:
         raise StructureError(f"the cell changed by {change:.4f} Å: only relaxations in a fixed cell are pairs here")
-    refuse_other_atoms(name, torch.tensor(start.numbers), torch.tensor(minimum.numbers))
+    refuse_other_atoms(trial.name, torch.tensor(start.numbers), torch.tensor(minimum.numbers))
+    minimum.set_constraint()  # what is fixed, the start says
     batches = []
     for which, frame in (("POSCAR", start), ("CONTCAR", minimum)):
         align_constraints(frame)
         try:
-            batches.append(Structures.from_atoms(frame, ids=[name]))
+            batches.append(Structures.from_atoms(frame, ids=[trial.name]))
             refuse_overlaps(batches[-1])
         except StructureError as error:
             raise StructureError(f"{which}: {error}") from error
-    minimum.set_constraint()
     minimum.set_cell(start.cell, scale_atoms=True)
     positions, doubt = bring_near(minimum.positions, start.positions, start.cell.array, start.pbc)
-    return batches[0], replace(batches[0], positions=double(positions)), f"{trial.name}: {doubt}" if doubt else None
+    return (
+        batches[0],
+        replace(batches[0], positions=double(positions)),
+        f"{trial.path.name}: {doubt}" if doubt else None,
+    )
 
 
 def _read_vasp(folder: Path, which: str) -> Atoms:
