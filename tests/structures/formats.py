@@ -230,6 +230,38 @@ def _varray(name: str, rows: Any) -> str:
     )
 
 
+OUTCAR = """ vasp.6.3.0 20Jan22 complex
+ POTCAR:    PAW_PBE Si 05Jan2001
+ POTCAR:    PAW_PBE Si 05Jan2001
+   VRHFIN =Si: s2p2
+   ions per type =               2
+   NIONS =      2
+--------------------------------------- Iteration      1(   1)  ---------------------------------------
+  VOLUME and BASIS-vectors are now :
+      direct lattice vectors                 reciprocal lattice vectors
+     5.430000000  0.000000000  0.000000000     0.184162063  0.000000000  0.000000000
+     0.000000000  5.430000000  0.000000000     0.000000000  0.184162063  0.000000000
+     0.000000000  0.000000000  5.430000000     0.000000000  0.000000000  0.184162063
+
+  FORCE on cell =-STRESS in cart. coord.  units (eV):
+  in kB      10.00000    20.00000    30.00000     4.00000     6.00000     5.00000
+  external pressure =       20.00 kB  Pullay stress =        0.00 kB
+
+ POSITION                                       TOTAL-FORCE (eV/Angst)
+ -----------------------------------------------------------------------------------
+      0.00000      0.00000      0.00000         0.010000      0.020000      0.030000
+      1.40000      1.35750      1.35750        -0.010000     -0.020000     -0.030000
+ -----------------------------------------------------------------------------------
+
+  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
+  ---------------------------------------------------
+  free  energy   TOTEN  =       -10.84274516 eV
+
+  energy  without entropy=      -10.74274516  energy(sigma->0) =      -10.79274516
+ General timing and accounting informations for this job:
+"""
+
+
 # pymatgen
 
 

@@ -95,43 +95,11 @@ def test_a_stress_of_vasp_is_pressure_in_kilobar_and_comes_out_as_tension(tmp_pa
     torch.testing.assert_close(stress, expected, rtol=1e-6, atol=0)
 
 
-OUTCAR = """ vasp.6.3.0 20Jan22 complex
- POTCAR:    PAW_PBE Si 05Jan2001
- POTCAR:    PAW_PBE Si 05Jan2001
-   VRHFIN =Si: s2p2
-   ions per type =               2
-   NIONS =      2
---------------------------------------- Iteration      1(   1)  ---------------------------------------
-  VOLUME and BASIS-vectors are now :
-      direct lattice vectors                 reciprocal lattice vectors
-     5.430000000  0.000000000  0.000000000     0.184162063  0.000000000  0.000000000
-     0.000000000  5.430000000  0.000000000     0.000000000  0.184162063  0.000000000
-     0.000000000  0.000000000  5.430000000     0.000000000  0.000000000  0.184162063
-
-  FORCE on cell =-STRESS in cart. coord.  units (eV):
-  in kB      10.00000    20.00000    30.00000     4.00000     6.00000     5.00000
-  external pressure =       20.00 kB  Pullay stress =        0.00 kB
-
- POSITION                                       TOTAL-FORCE (eV/Angst)
- -----------------------------------------------------------------------------------
-      0.00000      0.00000      0.00000         0.010000      0.020000      0.030000
-      1.40000      1.35750      1.35750        -0.010000     -0.020000     -0.030000
- -----------------------------------------------------------------------------------
-
-  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
-  ---------------------------------------------------
-  free  energy   TOTEN  =       -10.84274516 eV
-
-  energy  without entropy=      -10.74274516  energy(sigma->0) =      -10.79274516
- General timing and accounting informations for this job:
-"""
-
-
 def test_an_outcar_gives_the_free_energy_the_stress_and_the_fixed_atoms_beside_it(tmp_path):
     atoms = bulk("Si", cubic=True)[:2]
     atoms.set_constraint([FixScaled([1], (True, False, True))])
     write_vasp(tmp_path / "POSCAR", atoms)
-    (tmp_path / "OUTCAR").write_text(OUTCAR)
+    (tmp_path / "OUTCAR").write_text(formats.OUTCAR)
     frames = import_frames(tmp_path / "OUTCAR").frames
     assert frames.energy.tolist() == [-10.84274516]  # not the one extrapolated to zero smearing
     assert frames.structures.free.tolist() == [[True] * 3, [False, True, False]]
@@ -319,3 +287,11 @@ def test_reading_a_database_writes_nothing_beside_it(tmp_path):
     finally:
         tmp_path.chmod(0o700)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_frames_labelled_by_a_quantum_method_are_read_and_their_forces_cancel():
+    frames = import_frames(BACKEND.parents[1] / "silicon_vacancy_xtb" / "frames.extxyz").frames
+    assert frames.ids == tuple(f"vacancy-{k}" for k in range(6))
+    assert frames.stress is not None
+    assert float(frames.structures.total(frames.forces).abs().max()) < 1e-4  # eV/Å
+    assert frames.energy.isfinite().all()
