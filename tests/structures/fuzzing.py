@@ -32,6 +32,7 @@ from thalweg.structures.readers.extxyz import ExtendedXyz
 from thalweg.structures.readers.ocp_lmdb import OcpLmdb
 from thalweg.structures.readers.plain_pickles import load_record
 from thalweg.structures.readers.pymatgen_json import PymatgenJson
+from thalweg.structures.readers.vasp_folders import VaspFolders
 from thalweg.structures.readers.vasp_output import VaspOutput
 
 SLOWEST = 5.0
@@ -76,6 +77,15 @@ def read_pickle(path: Path) -> None:
             raise AssertionError(f"not one line: {error}") from error
 
 
+def read_trial(path: Path) -> None:
+    """Read a CONTCAR beside a sound POSCAR."""
+    trial = path.parent / "trial"
+    trial.mkdir(exist_ok=True)
+    write(trial / "POSCAR", formats.relaxation()[0], format="vasp")
+    (trial / "CONTCAR").write_bytes(path.read_bytes())
+    read_as(VaspFolders())(trial)
+
+
 @cache
 def targets() -> dict[str, tuple[bytes, Callable[[Path], None]]]:
     """Return valid bytes of every format and what reads them."""
@@ -99,6 +109,8 @@ def targets() -> dict[str, tuple[bytes, Callable[[Path], None]]]:
             **{"mptrj": PymatgenJson(), "cif": Cif()},
         }
         made = {kind: ((folder / kind).read_bytes(), read_as(reader)) for kind, reader in readers.items()}
+        write(folder / "contcar", frames[-1], format="vasp")
+        made["contcar"] = ((folder / "contcar").read_bytes(), read_trial)
         return {**made, "pickle": ((folder / "pickle").read_bytes(), read_pickle)}
 
 

@@ -248,6 +248,16 @@ def test_the_layout_of_doped_and_gzip_are_read_with_energies_and_forces(tmp_path
     assert import_frames(tmp_path).frames.ids == tuple(f"v_Cd_0/vasp_std/{k}" for k in range(3))
 
 
+def test_an_output_of_other_atoms_than_the_start_is_no_output_of_this_trial(tmp_path):
+    frames = formats.relaxation()
+    (tmp_path / "run").mkdir()
+    write_vasp(tmp_path / "run" / "POSCAR", frames[0] * (2, 1, 1))
+    write_vasp(tmp_path / "run" / "CONTCAR", frames[0] * (2, 1, 1))
+    (tmp_path / "run" / "vasprun.xml").write_text(formats.vasprun(frames))
+    with pytest.raises(StructureError, match="pair 'run, its output': the start has 4 atoms and the minimum 2"):
+        import_pairs(tmp_path / "run")
+
+
 def test_a_distortion_with_a_stage_below_it_is_one_trial_of_its_defect(tmp_path):
     frames = formats.relaxation()
     for trial in ("Bond_Distortion_-30.0%", "Unperturbed"):

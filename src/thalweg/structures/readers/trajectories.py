@@ -149,12 +149,7 @@ def _pair(name: str, members: Sequence[Sound], fmax: float) -> tuple[Pairs, str 
     change = float((start.cell - end.cell).abs().max())
     if change > CELL_TOLERANCE:
         raise StructureError(f"the cell changed by {change:.4f} Å: only relaxations in a fixed cell are pairs here")
-    if last.forces is not None:
-        left = double(last.forces)[start.free].abs()  # components: fixed atoms keep their forces
-        if len(left) and float(left.max()) > fmax:
-            raise StructureError(
-                f"not relaxed: a force of {float(left.max()):.3f} eV/Å is left at the end, allowed is {fmax}"
-            )
+    refuse_unrelaxed(last, start, fmax)
     positions, doubt = bring_near(
         end.positions.numpy(), start.positions.numpy(), start.cell[0].numpy(), start.pbc[0].numpy()
     )
@@ -170,6 +165,19 @@ def _pair(name: str, members: Sequence[Sound], fmax: float) -> tuple[Pairs, str 
         ),
         doubt,
     )
+
+
+def refuse_unrelaxed(last: Sound, start: Structures, fmax: float) -> None:
+    """Refuse an end on whose free coordinates a force (its norm per atom, eV/Å) above `fmax` is left.
+
+    Raises:
+        StructureError: naming that force; never where forces are unknown.
+    """
+    if last.forces is None:
+        return
+    left = float((double(last.forces) * start.free).norm(dim=1).max())  # fixed atoms keep their forces
+    if left > fmax:
+        raise StructureError(f"not relaxed: a force of {left:.3f} eV/Å is left at the end, allowed is {fmax}")
 
 
 def _one(energy: float | None) -> torch.Tensor | None:

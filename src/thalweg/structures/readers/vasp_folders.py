@@ -36,7 +36,7 @@ from thalweg.structures.readers.contract import Imported, ImportedFrames, Import
 from thalweg.structures.readers.json_files import text_of
 from thalweg.structures.readers.nearest_images import CELL_TOLERANCE, bring_near
 from thalweg.structures.readers.snapshots import Broken, Sound, align_constraints, double, sound
-from thalweg.structures.readers.trajectories import frames_of
+from thalweg.structures.readers.trajectories import frames_of, refuse_unrelaxed
 from thalweg.structures.readers.vasp_energies import Energies, read_energies
 from thalweg.structures.readers.vasp_output import VaspOutput
 
@@ -173,11 +173,8 @@ def _pair(trial: _Trial, energies: Energies | None, rules: ImportRules) -> tuple
     energy, note = (math.nan, None) if energies is None else energies.of(trial.path.name)
     if steps:
         last = steps[-1]
-        left = None if last.forces is None else double(last.forces)[start.free].abs()
-        if left is not None and len(left) and float(left.max()) > rules.fmax:
-            raise StructureError(
-                f"not relaxed: a force of {float(left.max()):.3f} eV/Å is left at the end, allowed is {rules.fmax}"
-            )
+        refuse_other_atoms(f"{trial.name}, its output", start.numbers, last.structure.numbers)
+        refuse_unrelaxed(last, start, rules.fmax)
         if math.isnan(energy) and last.energy is not None:
             energy, note = last.energy, None
     first = steps[0] if steps and _same(steps[0], start) else None
