@@ -1,0 +1,129 @@
+"""Structures as metatomic systems with the neighbour lists a model asks for, and its answers as predictions.
+
+Called by the export, which compares the file it wrote with the potential, and by the adapter, which opens such files.
+Vectors between atoms carry the graph to positions and cell. Lattice vectors along directions that are not periodic are
+zero in a system, as metatomic wants them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.errors import PotentialError
+from thalweg.potentials.contract import Prediction
+from thalweg.structures.batch import Structures
+from thalweg.structures.neighbours import Edges, find_edges
+
+_SAMPLES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
+
+
+def needs_metatomic() -> None:
+    """Refuse to go on without the package.
+
+    Raises:
+        PotentialError: it cannot be imported.
+    """
+    try:
+        import metatomic.torch  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:  # a library built for another torch raises the latter two
+        reason = " ".join(str(error).split())[:200]
+        raise PotentialError(
+            f"metatomic cannot be imported ({reason}): install it with pip install 'thalweg[metatomic]'"
+        ) from None
+
+
+def longest_cutoff(model: Any) -> float:
+    """Return the longest cutoff of the lists that a model asks for, Å; 0 where it asks for none."""
+    return max((float(o.engine_cutoff("Angstrom")) for o in model.requested_neighbor_lists()), default=0.0)
+
+
+def systems_of(model: Any, structures: Structures, edges: Edges) -> list[Any]:
+    """Return one metatomic `System` per structure, with every list that a model asks for.
+
+    Args:
+        model: a loaded `AtomisticModel`.
+        structures: the batch; positions and cell keep their graph.
+        edges: its neighbour list at `longest_cutoff` or beyond.
+    """
+    from metatomic.torch import System
+
+    vectors = edges.vectors(structures)
+    owner = structures.owner[edges.centre]
+    systems = []
+    for k, (start, stop) in enumerate(zip(structures.offsets[:-1], structures.offsets[1:], strict=True)):
+        pbc = structures.pbc[k]
+        system = System(
+            types=structures.numbers[start:stop].to(torch.int32),
+            positions=structures.positions[start:stop],
+            cell=torch.where(pbc[:, None], structures.cell[k], 0.0),
+            pbc=pbc,
+        )
+        mine = owner == k
+        pairs = torch.stack([edges.centre[mine] - start, edges.neighbour[mine] - start], dim=1)
+        whole = torch.cat([pairs, edges.shift[mine].long()], dim=1)
+        for options in model.requested_neighbor_lists():
+            system.add_neighbor_list(options, _listed(options, vectors[mine], whole))
+        systems.append(system)
+    return systems
+
+
+def _listed(options: Any, vectors: Float[Tensor, "edges 3"], whole: Tensor) -> Any:
+    from metatensor.torch import Labels, TensorBlock
+
+    wanted = vectors.detach().square().sum(dim=1) <= float(options.engine_cutoff("Angstrom")) ** 2
+    if not options.full_list:  # of both directions of a pair the one whose first differing number is positive
+        signs = torch.cat([(whole[:, 1] - whole[:, 0])[:, None], whole[:, 2:]], dim=1).sign()
+        wanted &= (signs * torch.tensor([8, 4, 2, 1], device=whole.device)).sum(dim=1) > 0
+    return TensorBlock(
+        values=vectors[wanted].unsqueeze(2),
+        samples=Labels(_SAMPLES, whole[wanted].to(torch.int32)),
+        components=[Labels(["xyz"], torch.arange(3, device=whole.device).unsqueeze(1))],
+        properties=Labels(["distance"], torch.zeros((1, 1), dtype=torch.int64, device=whole.device)),
+    )
+
+
+def ask_energy(model: Any, structures: Structures, edges: Edges, *, force: bool = False) -> tuple[Tensor, Tensor]:
+    """Return energies, eV, and where `force` is set the forces of a direct model, eV/Å, else none; with their graph.
+
+    Args:
+        model: a loaded `AtomisticModel`.
+        structures: the batch.
+        edges: as `systems_of` takes them.
+        force: ask for the forces that the model gives without a gradient.
+    """
+    from metatomic.torch import ModelEvaluationOptions, ModelOutput
+
+    outputs = {"energy": ModelOutput(unit="eV", sample_kind="system")}
+    if force:
+        outputs["non_conservative_force"] = ModelOutput(unit="eV/Angstrom", sample_kind="atom")
+    options = ModelEvaluationOptions(length_unit="Angstrom", outputs=outputs, selected_atoms=None)
+    found = model(systems_of(model, structures, edges), options, check_consistency=True)
+    energy = found["energy"].block().values.squeeze(1)
+    if not force:
+        return energy, energy.new_zeros((0, 3))
+    return energy, found["non_conservative_force"].block().values.squeeze(2)
+
+
+def ask_metatomic(model: Any, structures: Structures, *, stress: bool = False) -> Prediction:
+    """Return what a model says of a batch as an engine would have it: forces by gradient, or directly where it has them.
+
+    Args:
+        model: a loaded `AtomisticModel`.
+        structures: the batch, in the floating type of the model.
+        stress: also return the stress.
+    """
+    edges = find_edges(structures, longest_cutoff(model) or 1.0)
+    if "non_conservative_force" in model.capabilities().outputs:
+        energy, forces = ask_energy(model, structures, edges, force=True)
+        return Prediction(energy.detach(), forces.detach())
+    strain = torch.eye(3, dtype=structures.dtype).repeat(len(structures), 1, 1).requires_grad_()
+    start = structures.positions.clone().requires_grad_()
+    moved = (start.unsqueeze(1) @ strain[structures.owner]).squeeze(1)
+    energy, _ = ask_energy(model, structures.with_positions(moved).with_cell(structures.cell @ strain), edges)
+    gradients = torch.autograd.grad(energy.sum(), [start, strain])
+    volume = torch.linalg.det(structures.cell).abs()[:, None, None]
+    return Prediction(energy.detach(), -gradients[0], gradients[1] / volume if stress else None)
