@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thalweg.errors import PotentialError, nearest_known
 from thalweg.potentials.adapters.ase_reference import REFERENCE_ONLY, AseReference
+from thalweg.potentials.adapters.metatomic_energy import MetatomicEnergy
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import load_potential
@@ -18,8 +19,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
 
     Args:
         name: the path of a model file; the path of a `.sw` file; `stillinger-weber:NAME` with a published
-            set of parameters; or `torch:module:factory?species=Si&cutoff=5` with a torch module, see
-            `TorchEnergy.from_words`. To open the latter runs that code; code that a model file names is run only
+            set of parameters; `torch:module:factory?species=Si&cutoff=5` with a torch module, see
+            `TorchEnergy.from_words`; or `metatomic:FILE`. To open the latter two runs that code; code that a model file names is run only
             if it was allowed. As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
         reference: whether what only answers and cannot learn will do.
 
@@ -35,6 +36,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
         return AseReference.from_words(published)
     if colon and kind == TorchEnergy.kind:
         return TorchEnergy.from_words(published)
+    if colon and kind == MetatomicEnergy.kind:
+        return MetatomicEnergy.from_words(published, reference=reference)
     if colon and kind == StillingerWeber.kind and not Path(name).exists():
         if published not in PUBLISHED:
             raise PotentialError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Potential
+from thalweg.potentials.opening import open_potential
 from thalweg.structures.batch import Structures
 
 
@@ -58,16 +59,18 @@ def answer(potential: Potential, state: Any, *, forces: bool, stress: bool, grap
     return given
 
 
-def torch_sim_model(potential: Potential, *, stress: bool = True, retain_graph: bool = False) -> nn.Module:
+def torch_sim_model(potential: Potential | str, *, stress: bool = True, retain_graph: bool = False) -> nn.Module:
     """Return a torch-sim model (`ModelInterface`) that answers with a potential; parameters are shared.
 
     Args:
-        potential: a potential with at least one floating tensor, which gives device and floating type.
+        potential: a potential with at least one floating tensor, which gives device and floating type; or what
+            `open_potential` takes, e.g. the path of a model file.
         stress: whether to compute the stress; a direct potential has none.
         retain_graph: whether outputs carry the graph.
 
     Raises:
         PotentialError: torch-sim is not installed, or a stress asked of a direct potential.
+        CheckpointError: a model file that cannot be read.
     """
     try:
         from torch_sim.models.interface import ModelInterface
@@ -75,6 +78,8 @@ def torch_sim_model(potential: Potential, *, stress: bool = True, retain_graph: 
         raise PotentialError(
             f"torch-sim cannot be imported ({error}): install it with pip install 'thalweg[torch-sim]'"
         ) from None
+    if isinstance(potential, str):
+        potential = open_potential(potential)
     if stress and not potential.conservative:
         raise PotentialError(f"a {potential.kind} potential has no stress: give stress=False")
     home = next(t for t in (*potential.parameters(), *potential.buffers()) if t.is_floating_point())

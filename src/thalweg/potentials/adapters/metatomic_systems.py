@@ -122,8 +122,9 @@ def ask_metatomic(model: Any, structures: Structures, *, stress: bool = False) -
         return Prediction(energy.detach(), forces.detach())
     strain = torch.eye(3, dtype=structures.dtype).repeat(len(structures), 1, 1).requires_grad_()
     start = structures.positions.clone().requires_grad_()
-    moved = (start.unsqueeze(1) @ strain[structures.owner]).squeeze(1)
-    energy, _ = ask_energy(model, structures.with_positions(moved).with_cell(structures.cell @ strain), edges)
+    symmetric = 0.5 * (strain + strain.transpose(1, 2))
+    moved = structures.with_positions((start.unsqueeze(1) @ symmetric[structures.owner]).squeeze(1))
+    energy, _ = ask_energy(model, moved.with_cell(structures.cell @ symmetric), edges)
     gradients = torch.autograd.grad(energy.sum(), [start, strain])
     volume = torch.linalg.det(structures.cell).abs()[:, None, None]
     return Prediction(energy.detach(), -gradients[0], gradients[1] / volume if stress else None)
