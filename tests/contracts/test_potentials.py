@@ -262,7 +262,8 @@ def test_clusters_answered_where_none_are_claimed_are_rejected(toy: Callable[[ty
 
 
 def test_every_kind_is_under_the_contract() -> None:
-    assert {case.make().kind for case in CASES} == set(POTENTIALS)
+    elsewhere = {"metatomic"}  # needs a file of that package: tests/potentials/adapters/test_metatomic_energy.py
+    assert {case.make().kind for case in CASES} == set(POTENTIALS) - elsewhere
 
 
 # potentials broken on purpose, and the whole one they come from

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.adapters.code import one_line
-from thalweg.potentials.contract import Potential
 from thalweg.potentials.adapters.metatomic_systems import ask_metatomic, needs_metatomic
+from thalweg.potentials.contract import Potential
 from thalweg.seeds import numpy_stream
 from thalweg.storage import atomic_write
 from thalweg.structures.batch import Structures

@@ -1,6 +1,6 @@
 """A potential as a model of torch-sim: batched dynamics and relaxations there, with this potential.
 
-Written against `torch_sim.models.interface.ModelInterface` of releases 0.3 (Python 3.11) and 0.6 (Python 3.12). A state
+Written against `torch_sim.models.interface.ModelInterface` of releases 0.3 (Python 3.11) and 0.6 (Python 3.12 on). A state
 has cells with lattice vectors as columns, ours are rows; its stress is ours. Outputs are detached unless
 `retain_graph` is set: then energy, forces and stress carry the graph to parameters, positions and cell. The package
 is imported when a model is asked for, never before.
@@ -17,6 +17,10 @@ from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.opening import open_potential
 from thalweg.structures.batch import Structures
+
+
+class NoStressError(PotentialError, NotImplementedError):
+    """A stress asked of a direct potential; torch-sim takes NotImplementedError for a switch that is not there."""
 
 
 def structures_of(state: Any) -> Structures:
@@ -81,10 +85,15 @@ def torch_sim_model(potential: Potential | str, *, stress: bool = True, retain_g
     if isinstance(potential, str):
         potential = open_potential(potential)
     if stress and not potential.conservative:
-        raise PotentialError(f"a {potential.kind} potential has no stress: give stress=False")
+        raise NoStressError(f"a {potential.kind} potential has no stress: give stress=False")
+    return _model(potential, ModelInterface, stress=stress, retain_graph=retain_graph)
+
+
+def _model(potential: Potential, interface: Any, *, stress: bool, retain_graph: bool) -> nn.Module:
+    """Return an instance of a subclass of torch-sim's interface."""
     home = next(t for t in (*potential.parameters(), *potential.buffers()) if t.is_floating_point())
 
-    class TorchSimModel(ModelInterface):  # type: ignore[misc]
+    class TorchSimModel(interface):  # type: ignore[misc]
         """A thalweg potential in torch-sim."""
 
         def __init__(self) -> None:
@@ -94,14 +103,14 @@ def torch_sim_model(potential: Potential | str, *, stress: bool = True, retain_g
             self._device, self._dtype = home.device, home.dtype
             self._compute_forces, self._compute_stress = True, stress
 
-        @ModelInterface.compute_stress.setter  # type: ignore[untyped-decorator]
+        @interface.compute_stress.setter  # type: ignore[untyped-decorator]
         def compute_stress(self, compute_stress: bool) -> None:
             """Switch the stress."""
             if compute_stress and not potential.conservative:
-                raise PotentialError(f"a {potential.kind} potential has no stress: leave compute_stress off")
+                raise NoStressError(f"a {potential.kind} potential has no stress: leave compute_stress off")
             self._compute_stress = compute_stress
 
-        @ModelInterface.compute_forces.setter  # type: ignore[untyped-decorator]
+        @interface.compute_forces.setter  # type: ignore[untyped-decorator]
         def compute_forces(self, compute_forces: bool) -> None:
             """Switch the forces."""
             self._compute_forces = compute_forces

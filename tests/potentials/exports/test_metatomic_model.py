@@ -1,0 +1,305 @@
+"""Exported metatomic files: what they declare, and that a process without this package gets our numbers from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.io import read, write
+from numpy.typing import NDArray
+from tests.contracts.test_potentials import equivariant, foreign, fully_connected, painn, schnet, transformer
+from tests.potentials.exports.exported import export, needs_metatomic, run
+
+from thalweg.errors import PotentialError
+from thalweg.potentials.contract import Potential
+from thalweg.potentials.exports.metatomic_model import check_file, interaction_range, write_metatomic
+from thalweg.potentials.stillinger_weber import StillingerWeber
+from thalweg.seeds import numpy_stream
+from thalweg.structures.batch import Structures
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # metatomic is made of it
+THREE = [14, 48, 52]
+MAKERS: dict[str, Callable[[], Potential]] = {
+    "painn": lambda: painn(species=THREE),
+    "schnet": lambda: schnet(species=THREE),
+    "equivariant": lambda: equivariant(species=THREE),
+    "telluride": lambda: StillingerWeber.from_published("CdTe-2013"),
+    "fully-connected": lambda: fully_connected(species=THREE),
+    "transformer": lambda: transformer(species=THREE),
+    "transformer-fractional": lambda: transformer(
+        species=THREE, coordinates="fractional", distance_bias="minimum-image"
+    ),
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+CASES = [f"{name}.{dtype}" for name in MAKERS for dtype in DTYPES]
+
+_ASK = """
+import json, sys, numpy as np, warnings
+from ase.io import read
+from metatomic_ase import MetatomicCalculator
+
+folder, answers = sys.argv[1], {}
+for case in json.loads(sys.argv[2]):
+    direct = case.startswith("transformer")
+    calculator = MetatomicCalculator(
+        f"{folder}/{case}.pt", device="cpu", check_consistency=True, non_conservative="forces" if direct else False
+    )
+    for k, frame in enumerate(read(f"{folder}/{case}.extxyz", ":")):
+        frame.calc = calculator
+        answers[f"{case} energy {k}"] = frame.get_potential_energy()
+        answers[f"{case} forces {k}"] = frame.get_forces()
+        if frame.pbc.all() and not direct:
+            answers[f"{case} stress {k}"] = frame.get_stress()
+assert "thalweg" not in sys.modules
+np.savez(f"{folder}/answers.npz", **answers)
+"""
+
+
+def frames(case: str) -> list[Atoms]:
+    """Cells and clusters of one, two, eight, ten and sixteen atoms in several orders; not those of the trace."""
+    first, second = bulk("CdTe", "zincblende", a=6.48, cubic=True), bulk("CdTe", "zincblende", a=6.3)
+    whole = first * (1, 2, 1)
+    ends = Atoms(first.numbers[::-1].copy(), first.positions)
+    mixed = Atoms([52, 14, 48, 48, 14, 52, 14, 14, 48, 52], numpy_stream(1, "mixed").uniform(0, 6, (10, 3)))
+    found = [first, second, whole, ends, Atoms(first.numbers[:1], [[9.0, 1.0, 2.0]], cell=12 * np.eye(3), pbc=True)]
+    if not case.startswith("telluride"):
+        found.append(mixed)
+    if case.startswith("transformer-fractional"):
+        found = [frame for frame in found if frame.pbc.all()]
+    for k, frame in enumerate(found):
+        frame.positions += 0.1 * numpy_stream(2, "metatomic frames", k).standard_normal((len(frame), 3))
+    return found
+
+
+def potential_of(case: str) -> Potential:
+    name, dtype = case.split(".")
+    return MAKERS[name]().to(DTYPES[dtype])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files of all cases are."""
+    folder = tmp_path_factory.mktemp("exports")
+    export(folder, {case: potential_of(case) for case in CASES})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> dict[str, Any]:
+    """What a fresh process, in which this package is never imported, gets from the files of all cases."""
+    for case in CASES:
+        write(folder / f"{case}.extxyz", frames(case), format="extxyz", columns=["symbols", "positions"])
+    run(_ASK, folder, json.dumps(CASES))
+    return dict(np.load(folder / "answers.npz"))
+
+
+def expected(potential: Potential, structures: Structures) -> dict[str, NDArray[np.float64]]:
+    """What ASE is to get of a structure; its calculator takes the mean off forces that are no gradient."""
+    found = potential(structures, stress=potential.conservative and bool(structures.pbc.all()))
+    forces = found.forces if potential.conservative else found.forces - found.forces.mean(dim=0)
+    values = {"energy": found.energy[0].double().numpy(), "forces": forces.double().numpy()}
+    if found.stress is not None:
+        full = found.stress[0].double().numpy()
+        values["stress"] = np.array([full[i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))])
+    return values
+
+
+@needs_metatomic
+@pytest.mark.parametrize("case", CASES)
+def test_a_fresh_process_gets_our_numbers(case: str, answers: dict[str, Any], folder: Path) -> None:
+    """To 1e-6 of the largest; in float32 to twice the potential's own rounding where that is more."""
+    potential, exact, compared = potential_of(case), potential_of(case.replace("32", "64")), set()
+    for k, frame in enumerate(read(folder / f"{case}.extxyz", ":")):
+        structures = Structures.from_atoms(frame)
+        ours = expected(potential, structures.to(dtype=DTYPES[case.split(".")[1]]))
+        for what, true in expected(exact, structures).items():
+            found, largest = answers[f"{case} {what} {k}"], np.abs(true).max()
+            bound = max(1e-6 * largest, 2 * np.abs(ours[what] - true).max(), 1e-12)
+            assert np.abs(found - ours[what]).max() <= bound, (what, k, largest)
+            compared.add(what)
+    assert compared == {"energy", "forces", *(["stress"] * potential.conservative)}
+
+
+@needs_metatomic
+def test_what_a_file_declares_is_true(folder: Path) -> None:
+    from metatomic.torch import load_atomistic_model
+
+    model = load_atomistic_model(str(folder / "painn.float64.pt"))
+    told = model.capabilities()
+    assert (told.length_unit, told.dtype, told.supported_devices) == ("Angstrom", "float64", ["cpu"])
+    assert told.atomic_types == THREE
+    assert told.interaction_range == pytest.approx(8.4)
+    assert told.outputs["energy"].unit == "eV"
+    assert told.outputs["energy"].sample_kind == "atom"
+    (wanted,) = model.requested_neighbor_lists()
+    assert (wanted.cutoff, wanted.full_list, wanted.strict) == (4.2, True, True)
+    whole = load_atomistic_model(str(folder / "fully-connected.float64.pt")).capabilities()
+    assert whole.interaction_range == math.inf
+    assert whole.outputs["energy"].sample_kind == "system"
+    direct = load_atomistic_model(str(folder / "transformer.float64.pt")).capabilities()
+    assert direct.interaction_range == math.inf
+    assert direct.outputs["non_conservative_force"].unit == "eV/Angstrom"
+
+
+@pytest.mark.parametrize(
+    ("potential", "reach"),
+    [
+        (painn(species=[14], layers=3), 12.6),
+        (schnet(species=[14]), 8.4),
+        (equivariant(species=[14], layers=1), 4.2),
+        (StillingerWeber.from_published("Si"), 3.77118),
+        (fully_connected(species=[14]), math.inf),
+        (transformer(species=[14]), math.inf),
+        (foreign(species=[14]), math.inf),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_interaction_range_is_how_far_an_atoms_energy_reaches(potential: Potential, reach: float) -> None:
+    assert interaction_range(potential) == pytest.approx(reach)
+
+
+def energies_of_a_chain(
+    folder: Path, kind: str, selected: list[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the energies per atom of a chain of atoms 3 Å apart, and its positions, which they are a function of."""
+    from metatensor.torch import Labels
+    from metatomic.torch import ModelEvaluationOptions, ModelOutput, load_atomistic_model
+
+    from thalweg.potentials.adapters.metatomic_systems import systems_of
+    from thalweg.structures.neighbours import find_edges
+
+    model = load_atomistic_model(str(folder / f"{kind}.float64.pt"))
+    chain = Structures.from_atoms(Atoms([14, 48, 52] * 3, [[3.0 * k, 0.1 * (k % 2), 0.0] for k in range(9)]))
+    x = chain.positions.clone().requires_grad_()
+    edges = find_edges(chain, 4.2)
+    chosen = None if selected is None else Labels(["system", "atom"], torch.tensor([[0, k] for k in selected]))
+    options = ModelEvaluationOptions(
+        length_unit="Angstrom", outputs={"energy": ModelOutput(unit="eV", sample_kind="atom")}, selected_atoms=chosen
+    )
+    found = model(systems_of(model, chain.with_positions(x), edges), options, check_consistency=True)
+    return found["energy"].block().values[:, 0], x
+
+
+@needs_metatomic
+@pytest.mark.parametrize("kind", ["painn", "schnet", "equivariant"])
+def test_energies_of_atoms_reach_as_far_as_declared_and_no_farther(folder: Path, kind: str) -> None:
+    energies, x = energies_of_a_chain(folder, kind)
+    total = MAKERS[kind]().to(torch.float64)(Structures.from_atoms(Atoms([14, 48, 52] * 3, x.detach().numpy())))
+    assert float(energies.detach().sum()) == pytest.approx(float(total.energy), rel=1e-9)
+    slope = torch.autograd.grad(energies[0], x)[0].abs().amax(dim=1)
+    assert bool((slope[:3] > 0).all())  # 0, 3 and 6 Å away; two layers of 4.2 Å
+    assert bool((slope[3:] == 0).all())
+
+
+@needs_metatomic
+def test_selected_atoms_have_their_own_energies_and_no_others(folder: Path) -> None:
+    everything, _ = energies_of_a_chain(folder, "painn")
+    some, x = energies_of_a_chain(folder, "painn", [1, 4, 5])
+    torch.testing.assert_close(some, everything[[1, 4, 5]], rtol=1e-12, atol=0)
+    assert bool((torch.autograd.grad(some.sum(), x)[0][8:] == 0).all())
+    with pytest.raises(ValueError, match="only globally"):
+        energies_of_a_chain(folder, "fully-connected", [1])
+
+
+@needs_metatomic
+def test_the_energy_of_a_direct_model_has_no_gradient_to_be_taken_for_its_forces(folder: Path) -> None:
+    from metatomic_ase import MetatomicCalculator
+
+    frame = bulk("Si", cubic=True)
+    frame.calc = MetatomicCalculator(str(folder / "transformer.float64.pt"), device="cpu")
+    assert np.isfinite(frame.get_potential_energy())
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        frame.get_forces()
+
+
+@needs_metatomic
+def test_a_model_that_wants_a_cell_says_so(folder: Path) -> None:
+    from metatomic_ase import MetatomicCalculator
+
+    molecule = Atoms("Si2", [[0, 0, 0], [0, 0, 2.4]])
+    file = folder / "transformer-fractional.float64.pt"
+    molecule.calc = MetatomicCalculator(str(file), device="cpu", non_conservative="forces")
+    with pytest.raises(RuntimeError, match="needs a cell that is periodic"):
+        molecule.get_potential_energy()
+
+
+@needs_metatomic
+def test_a_file_that_answers_otherwise_is_rejected(folder: Path) -> None:
+    check_file(folder / "painn.float64.pt", painn(species=THREE))
+    with pytest.raises(PotentialError, match="energy of a lone atom differ"):
+        check_file(folder / "painn.float64.pt", painn(species=THREE, seed=1))
+    turned = painn(species=THREE)
+    turned.messages[1].mix.data[2] *= 1.01  # type: ignore[index, union-attr]
+    with pytest.raises(PotentialError, match="differ from it"):
+        check_file(folder / "painn.float64.pt", turned)
+
+
+def test_absence_of_the_package_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "metatomic", None)
+    monkeypatch.setitem(sys.modules, "metatomic.torch", None)
+    with pytest.raises(PotentialError, match=r"pip install 'thalweg\[metatomic\]'"):
+        write_metatomic(tmp_path / "model.pt", painn(species=[14]))
+    assert list(tmp_path.iterdir()) == []
+
+
+_REFUSED = """
+import sys
+from pathlib import Path
+from thalweg.errors import ThalwegError
+from thalweg.potentials import build_potential
+from thalweg.potentials.adapters.code import allow_code
+from thalweg.potentials.exports.metatomic_model import write_metatomic
+from thalweg.potentials.opening import open_potential
+
+folder = Path(sys.argv[1])
+try:
+    write_metatomic(folder / "a.pt", open_potential(f"torch:{folder}/code.py:make?species=Si&cutoff=4.2"))
+except ThalwegError as error:
+    print(error)
+try:
+    write_metatomic(folder / "b.pt", build_potential("painn", {"species": [14]}).half())
+except ThalwegError as error:
+    print(error)
+try:
+    write_metatomic(folder / "there.pt", build_potential("painn", {"species": [14]}))
+except ThalwegError as error:
+    print(error)
+"""
+
+_CODE = """
+import torch
+
+class Counted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.strength = torch.nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, vectors, centre, owner, pbc):
+        each = self.strength * torch.exp(-vectors.square().sum(dim=1)) / len(owner)
+        return each.new_zeros(pbc.shape[0]).index_add(0, owner[centre], each)
+
+def make():
+    return Counted()
+"""
+
+
+@needs_metatomic
+def test_what_cannot_be_traced_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(_CODE)
+    (tmp_path / "there.pt").write_text("kept")
+    traced, half, there = run(_REFUSED, tmp_path).splitlines()
+    assert "cannot be exported to metatomic" in traced
+    assert "differ from it" in traced
+    assert "torch.float16" in half
+    assert "exists" in there
+    assert (tmp_path / "there.pt").read_text() == "kept"
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"code.py", "there.pt"}
