@@ -47,7 +47,8 @@ def lay_out(structures: Structures, edges: Edges, cutoff: float) -> Neighbourhoo
     with torch.no_grad():
         counts = torch.bincount(edges.centre, minlength=atoms)
         fullest = counts.max().clamp(min=1)
-        slots: Any = fullest if torch.jit.is_tracing() else int(fullest)  # as a tensor it stays variable in a trace
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        slots: Any = fullest if tracing else int(fullest)  # as a tensor it stays variable in a trace
         first = torch.cumsum(counts, 0) - counts
         place = torch.arange(edges.centre.shape[0], device=device) + (
             torch.arange(atoms, device=device) * slots - first

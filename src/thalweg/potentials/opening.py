@@ -21,7 +21,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
         name: the path of a model file; the path of a `.sw` file; `stillinger-weber:NAME` with a published
             set of parameters; `torch:module:factory?species=Si&cutoff=5` with a torch module, see
             `TorchEnergy.from_words`; or `metatomic:FILE`. To open the latter two runs that code; code that a model
-            file names is run only if it was allowed. As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
+            file names is run only if it was allowed. As a reference also `ase:module:Class?key=value`, an ASE
+            calculator, see `AseReference`.
         reference: whether what only answers and cannot learn will do.
 
     Raises:

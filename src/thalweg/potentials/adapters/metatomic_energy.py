@@ -12,6 +12,7 @@ theirs. Its parameters, which such files keep frozen, learn here.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -120,6 +121,16 @@ class MetatomicEnergy(ConservativePotential):
         """
         allow_code(f"{words}:{cls.kind}")
         return cls(words, learns=not reference)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy whose parameters are leaves: TorchScript clones them, with a graph where there is one."""
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        with torch.no_grad():
+            made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        for mine, its in zip(self.parameters(), made.parameters(), strict=True):
+            its.requires_grad_(mine.requires_grad)
+        return made
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to a device, and leave the floating type as it was: TorchScript has it written into it."""

@@ -109,7 +109,7 @@ def ask_energy(model: Any, structures: Structures, edges: Edges, *, force: bool 
 
 
 def ask_metatomic(model: Any, structures: Structures, *, stress: bool = False) -> Prediction:
-    """Return what a model says of a batch as an engine would have it: forces by gradient, or directly where it has them.
+    """Return what a model says of a batch to an engine: forces by gradient, or directly where it has them.
 
     Args:
         model: a loaded `AtomisticModel`.

@@ -113,6 +113,10 @@ def metatomic_model(potential: Potential) -> Any:
         PotentialError: metatomic is not installed, or the potential cannot be traced.
     """
     needs_metatomic()
+    if potential.kind == "metatomic":
+        raise PotentialError(
+            f"{potential.settings['file']} is a metatomic model already: copy it, unless it was trained"
+        )
     from metatomic.torch import AtomisticModel, ModelCapabilities, ModelMetadata, ModelOutput
 
     home = next((t for t in (*potential.parameters(), *potential.buffers()) if t.is_floating_point()), None)

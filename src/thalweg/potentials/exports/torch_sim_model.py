@@ -1,7 +1,7 @@
 """A potential as a model of torch-sim: batched dynamics and relaxations there, with this potential.
 
-Written against `torch_sim.models.interface.ModelInterface` of releases 0.3 (Python 3.11) and 0.6 (Python 3.12 on). A state
-has cells with lattice vectors as columns, ours are rows; its stress is ours. Outputs are detached unless
+Written against `torch_sim.models.interface.ModelInterface` of releases 0.3 (Python 3.11) and 0.6 (Python 3.12 on).
+A state has cells with lattice vectors as columns, ours are rows; its stress is ours. Outputs are detached unless
 `retain_graph` is set: then energy, forces and stress carry the graph to parameters, positions and cell. The package
 is imported when a model is asked for, never before.
 """
