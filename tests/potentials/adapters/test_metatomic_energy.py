@@ -15,6 +15,7 @@ from tests.potentials.exports.exported import exported_once, needs_metatomic
 from thalweg.errors import CheckpointError, PotentialError
 from thalweg.potentials.adapters.code import VARIABLE
 from thalweg.potentials.adapters.metatomic_energy import MetatomicEnergy
+from thalweg.potentials.exports.metatomic_model import check_file, write_metatomic
 from thalweg.potentials.files import load_potential, save_potential
 from thalweg.potentials.opening import open_potential
 from thalweg.structures.batch import Structures
@@ -61,6 +62,9 @@ def test_a_model_file_runs_it_only_where_it_was_allowed_and_unchanged(
         next(p for p in potential.parameters() if p.requires_grad).mul_(1.1)
     save_potential(tmp_path / "tuned.safetensors", potential)
     again = load_potential(tmp_path / "tuned.safetensors")
+    write_metatomic(tmp_path / "tuned.pt", again)  # compares with it
+    with pytest.raises(PotentialError, match="differ from it"):
+        check_file(file, again)
     checks.same_prediction(again(compounds()), potential(compounds()), tolerance=0.0)
     monkeypatch.setenv(VARIABLE, "")
     with pytest.raises(CheckpointError, match=f"not allowed.*{VARIABLE}={file}:metatomic"):

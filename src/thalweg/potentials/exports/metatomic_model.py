@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.adapters.code import one_line
+from thalweg.potentials.adapters.metatomic_energy import MetatomicEnergy
 from thalweg.potentials.adapters.metatomic_systems import ask_metatomic, needs_metatomic
 from thalweg.potentials.contract import Potential
 from thalweg.seeds import numpy_stream
@@ -113,10 +114,9 @@ def metatomic_model(potential: Potential) -> Any:
         PotentialError: metatomic is not installed, or the potential cannot be traced.
     """
     needs_metatomic()
-    if potential.kind == "metatomic":
-        raise PotentialError(
-            f"{potential.settings['file']} is a metatomic model already: copy it, unless it was trained"
-        )
+    frozen = copy.deepcopy(potential).to("cpu").eval().requires_grad_(False)
+    if isinstance(frozen, MetatomicEnergy):
+        return frozen.model  # with the parameters it has learnt
     from metatomic.torch import AtomisticModel, ModelCapabilities, ModelMetadata, ModelOutput
 
     home = next((t for t in (*potential.parameters(), *potential.buffers()) if t.is_floating_point()), None)
@@ -126,7 +126,6 @@ def metatomic_model(potential: Potential) -> Any:
             "model: allowed are float32 and float64, convert it with .to(dtype=...)"
         )
     reach = interaction_range(potential)
-    frozen = copy.deepcopy(potential).to("cpu").eval().requires_grad_(False)
     outputs = {"energy": ModelOutput(unit="eV", sample_kind="atom" if math.isfinite(reach) else "system")}
     if not potential.conservative:
         outputs["non_conservative_force"] = ModelOutput(unit="eV/Angstrom", sample_kind="atom")
