@@ -102,7 +102,7 @@ def ask_energy(model: Any, structures: Structures, edges: Edges, *, force: bool 
         outputs["non_conservative_force"] = ModelOutput(unit="eV/Angstrom", sample_kind="atom")
     options = ModelEvaluationOptions(length_unit="Angstrom", outputs=outputs, selected_atoms=None)
     # unoptimised: the first calls took 0.03 s in place of 0.8 s, later ones the same, and edges change at every step
-    with torch.jit.optimized_execution(False):
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         found = model(systems_of(model, structures, edges), options, check_consistency=True)
     energy = found["energy"].block().values.squeeze(1)
     if not force:

@@ -66,14 +66,7 @@ class Traced(nn.Module):
         self.local = math.isfinite(interaction_range(potential))
 
     def forward(
-        self,
-        positions: Tensor,
-        cell: Tensor,
-        pbc: Tensor,
-        numbers: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        shift: Tensor,
+        self, positions: Tensor, cell: Tensor, pbc: Tensor, types: Tensor, listed: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return energies, eV, one per atom (local) or one in all, and forces, eV/Å, none of conservative potentials.
 
@@ -81,23 +74,23 @@ class Traced(nn.Module):
             positions: Cartesian, Å, shape (atoms, 3).
             cell: lattice vectors as rows, Å, shape (3, 3).
             pbc: which directions are periodic, shape (3,).
-            numbers: atomic numbers, shape (atoms,).
-            centre: receiving atom of each edge, ascending, shape (edges,).
-            neighbour: sending atom of each edge, shape (edges,).
-            shift: lattice translation of the neighbour, whole numbers as floats, shape (edges, 3).
+            types: atomic numbers, any integers, shape (atoms,).
+            listed: pairs in any order, whole numbers: first atom, second atom, shift of the second, shape (edges, 5).
         """
+        listed = listed.to(torch.int64)
+        listed = listed[torch.argsort(listed[:, 0], stable=True)]
+        edges = Edges(listed[:, 0], listed[:, 1], listed[:, 2:].to(positions.dtype))
         count = positions.shape[0] if self.local else 1
         atoms = torch.arange(positions.shape[0], device=positions.device)
         structures = Structures(
             positions=positions,
-            numbers=numbers,
+            numbers=types.to(torch.int64),
             cell=cell.unsqueeze(0).expand(count, 3, 3),
             pbc=pbc.unsqueeze(0).expand(count, 3),
             owner=atoms if self.local else torch.zeros_like(atoms),
             free=torch.ones_like(positions, dtype=torch.bool),
             ids=("system",),
         )
-        edges = Edges(centre, neighbour, shift)
         if self.potential.conservative:
             return self.potential.energy(structures, edges), positions.new_zeros((0, 3))  # type: ignore[operator]
         found = self.potential(structures, edges=edges)
@@ -233,13 +226,12 @@ def _trace(potential: Potential, dtype: torch.dtype) -> tuple[torch.jit.ScriptMo
     for name in ("a cluster of 7", "a cell of 9", "a cell of 4", "a pair", "a lone atom"):
         structures = Structures.from_atoms(frames[name], dtype=dtype)
         edges = potential.edges(structures)
-        given = (structures.positions, structures.cell[0], structures.pbc[0], structures.numbers)
+        listed = torch.cat([edges.centre[:, None], edges.neighbour[:, None], edges.shift.long()], dim=1)
+        given = (structures.positions, structures.cell[0], structures.pbc[0], structures.numbers, listed)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the tracer's doubts are settled by check_file
-                found = torch.jit.trace(
-                    network, (*given, edges.centre, edges.neighbour, edges.shift), check_trace=False
-                )
+                found = torch.jit.trace(network, given, check_trace=False)
         except PotentialError as error:  # too many atoms for it, or no cell
             needs_cell, fault = needs_cell or "periodic" in str(error), str(error)
             continue
@@ -278,16 +270,7 @@ def _module(potential: Potential, dtype: torch.dtype) -> nn.Module:
                 raise ValueError("this model needs a cell that is periodic along all three directions")
             system = torch.jit.annotate(System, system)  # as in forward
             listed = system.get_neighbor_list(self.neighbours).samples.values
-            listed = listed[torch.argsort(listed[:, 0], stable=True)].to(torch.int64)
-            return self.network(
-                system.positions,
-                system.cell,
-                system.pbc,
-                system.types.to(torch.int64),
-                listed[:, 0],
-                listed[:, 1],
-                listed[:, 2:].to(system.positions.dtype),
-            )
+            return self.network(system.positions, system.cell, system.pbc, system.types, listed)
 
         def forward(
             self,
