@@ -19,10 +19,6 @@ from thalweg.potentials.opening import open_potential
 from thalweg.structures.batch import Structures
 
 
-class NoStressError(PotentialError, NotImplementedError):
-    """A stress asked of a direct potential; torch-sim takes NotImplementedError for a switch that is not there."""
-
-
 def structures_of(state: Any) -> Structures:
     """Return the structures of a torch-sim state; positions and cell keep their graph."""
     positions, cell = state.positions, state.row_vector_cell
@@ -85,7 +81,7 @@ def torch_sim_model(potential: Potential | str, *, stress: bool = True, retain_g
     if isinstance(potential, str):
         potential = open_potential(potential)
     if stress and not potential.conservative:
-        raise NoStressError(f"a {potential.kind} potential has no stress: give stress=False")
+        raise PotentialError(f"a {potential.kind} potential has no stress: give stress=False")
     return _model(potential, ModelInterface, stress=stress, retain_graph=retain_graph)
 
 
@@ -103,12 +99,12 @@ def _model(potential: Potential, interface: Any, *, stress: bool, retain_graph: 
             self._device, self._dtype = home.device, home.dtype
             self._compute_forces, self._compute_stress = True, stress
 
-        @interface.compute_stress.setter  # type: ignore[untyped-decorator]
-        def compute_stress(self, compute_stress: bool) -> None:
-            """Switch the stress."""
-            if compute_stress and not potential.conservative:
-                raise NoStressError(f"a {potential.kind} potential has no stress: leave compute_stress off")
-            self._compute_stress = compute_stress
+        if potential.conservative:  # without a setter torch-sim itself says that there is no such switch, and sees it
+
+            @interface.compute_stress.setter  # type: ignore[untyped-decorator]
+            def compute_stress(self, compute_stress: bool) -> None:
+                """Switch the stress."""
+                self._compute_stress = compute_stress
 
         @interface.compute_forces.setter  # type: ignore[untyped-decorator]
         def compute_forces(self, compute_forces: bool) -> None:
