@@ -11,7 +11,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from tests.contracts import potential_checks as checks
-from tests.contracts.test_potentials import EVERY, compounds, painn
+from tests.contracts.crystals import compounds
+from tests.contracts.test_potentials import fresh
 from tests.potentials.exports.exported import exported_once, needs_metatomic
 
 from thalweg.errors import CheckpointError, PotentialError
@@ -24,6 +25,7 @@ from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # metatomic is made of it
+THREE = [14, 48, 52]
 
 
 @pytest.fixture
@@ -42,14 +44,14 @@ def small() -> Structures:
 
 
 @needs_metatomic
-@pytest.mark.parametrize("check", EVERY, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", checks.EVERY, ids=lambda check: check.__name__)
 def test_a_metatomic_model_keeps_the_contract(check: checks.Check, allowed: None) -> None:
     check(open_potential(f"metatomic:{exported_once('painn')}"), small())
 
 
 @needs_metatomic
 def test_what_went_out_comes_in_again(allowed: None) -> None:
-    ours, found = painn(species=[14, 48, 52]), open_potential(f"metatomic:{exported_once('painn')}")
+    ours, found = fresh("painn", species=THREE), open_potential(f"metatomic:{exported_once('painn')}")
     assert (found.kind, found.species, found.cutoff, found.conservative) == ("metatomic", (14, 48, 52), 4.2, True)
     assert sum(p.numel() for p in found.parameters() if p.requires_grad) == sum(p.numel() for p in ours.parameters())
     checks.same_prediction(found(compounds(), graph=True), ours(compounds()), tolerance=1e-12)
@@ -89,10 +91,12 @@ def test_a_model_file_runs_it_only_where_it_was_allowed_and_unchanged(
 
 @needs_metatomic
 def test_a_detached_energy_is_a_reference_and_no_potential_to_train(allowed: None) -> None:
-    words = f"metatomic:{exported_once('transformer')}"
+    file = exported_once("transformer")
     with pytest.raises(PotentialError, match="detached from the positions"):
-        open_potential(words)
-    assert open_potential(words, reference=True).species == (14, 48, 52)
+        open_potential(f"metatomic:{file}")
+    words = f"ase:metatomic_ase:MetatomicCalculator?model={file}&non_conservative=forces"
+    found, wanted = open_potential(words, reference=True)(compounds()), fresh("transformer", species=THREE)(compounds())
+    torch.testing.assert_close(found.energy, wanted.energy, rtol=1e-10, atol=0)
 
 
 @needs_metatomic

@@ -60,9 +60,9 @@ def export(folder: Path, potentials: dict[str, Potential]) -> None:
 @cache
 def exported_once(kind: str) -> Path:
     """Return a metatomic file of a fresh small network of a kind in float64, the same for the whole session."""
-    from tests.contracts import test_potentials
+    from tests.contracts.test_potentials import fresh
 
     folder = Path(tempfile.mkdtemp(prefix="thalweg-metatomic-"))
     torch.manual_seed(0)
-    export(folder, {kind: getattr(test_potentials, kind)(species=[14, 48, 52])})
+    export(folder, {kind: fresh(kind, species=[14, 48, 52])})
     return folder / f"{kind}.pt"

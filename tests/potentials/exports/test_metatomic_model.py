@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
 from numpy.typing import NDArray
-from tests.contracts.test_potentials import equivariant, foreign, fully_connected, painn, schnet, transformer
+from tests.contracts.test_potentials import fresh
 from tests.potentials.exports.exported import export, needs_metatomic, run
 
 from thalweg.errors import PotentialError
@@ -29,14 +29,14 @@ from thalweg.structures.batch import Structures
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # metatomic is made of it
 THREE = [14, 48, 52]
 MAKERS: dict[str, Callable[[], Potential]] = {
-    "painn": lambda: painn(species=THREE),
-    "schnet": lambda: schnet(species=THREE),
-    "equivariant": lambda: equivariant(species=THREE),
+    "painn": lambda: fresh("painn", species=THREE),
+    "schnet": lambda: fresh("schnet", species=THREE),
+    "equivariant": lambda: fresh("equivariant", species=THREE),
     "telluride": lambda: StillingerWeber.from_published("CdTe-2013"),
-    "fully-connected": lambda: fully_connected(species=THREE),
-    "transformer": lambda: transformer(species=THREE),
-    "transformer-fractional": lambda: transformer(
-        species=THREE, coordinates="fractional", distance_bias="minimum-image"
+    "fully-connected": lambda: fresh("fully_connected", species=THREE),
+    "transformer": lambda: fresh("transformer", species=THREE),
+    "transformer-fractional": lambda: fresh(
+        "transformer", species=THREE, coordinates="fractional", distance_bias="minimum-image"
     ),
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -153,13 +153,13 @@ def test_what_a_file_declares_is_true(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("potential", "reach"),
     [
-        (painn(species=[14], layers=3), 12.6),
-        (schnet(species=[14]), 8.4),
-        (equivariant(species=[14], layers=1), 4.2),
+        (fresh("painn", species=[14], layers=3), 12.6),
+        (fresh("schnet", species=[14]), 8.4),
+        (fresh("equivariant", species=[14], layers=1), 4.2),
         (StillingerWeber.from_published("Si"), 3.77118),
-        (fully_connected(species=[14]), math.inf),
-        (transformer(species=[14]), math.inf),
-        (foreign(species=[14]), math.inf),
+        (fresh("fully_connected", species=[14]), math.inf),
+        (fresh("transformer", species=[14]), math.inf),
+        (fresh("torch", species=[14]), math.inf),
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
@@ -234,10 +234,10 @@ def test_a_model_that_wants_a_cell_says_so(folder: Path) -> None:
 
 @needs_metatomic
 def test_a_file_that_answers_otherwise_is_rejected(folder: Path) -> None:
-    check_file(folder / "painn.float64.pt", painn(species=THREE))
+    check_file(folder / "painn.float64.pt", fresh("painn", species=THREE))
     with pytest.raises(PotentialError, match="energy of a lone atom differ"):
-        check_file(folder / "painn.float64.pt", painn(species=THREE, seed=1))
-    turned = painn(species=THREE)
+        check_file(folder / "painn.float64.pt", fresh("painn", species=THREE, seed=1))
+    turned = fresh("painn", species=THREE)
     turned.messages[1].mix.data[2] *= 1.01  # type: ignore[index, union-attr]
     with pytest.raises(PotentialError, match="differ from it"):
         check_file(folder / "painn.float64.pt", turned)
@@ -247,7 +247,7 @@ def test_absence_of_the_package_is_one_line_and_leaves_nothing(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "metatomic", None)
     monkeypatch.setitem(sys.modules, "metatomic.torch", None)
     with pytest.raises(PotentialError, match=r"pip install 'thalweg\[metatomic\]'"):
-        write_metatomic(tmp_path / "model.pt", painn(species=[14]))
+        write_metatomic(tmp_path / "model.pt", fresh("painn", species=[14]))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from thalweg.potentials.adapters.metatomic_energy import MetatomicEnergy
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
-from thalweg.potentials.contract import Potential
 
-ADAPTERS: tuple[type[Potential], ...] = (TorchEnergy, MetatomicEnergy)
+ADAPTERS: tuple[type[TorchEnergy] | type[MetatomicEnergy], ...] = (TorchEnergy, MetatomicEnergy)
 """Every adapter whose parameters learn."""

@@ -38,12 +38,8 @@ class MetatomicEnergy(ConservativePotential):
 
     kind: ClassVar[str] = "metatomic"
 
-    def __init__(self, file: str | Path, *, learns: bool = True) -> None:
-        """Load a model.
-
-        Args:
-            file: the model file.
-            learns: whether it is to be trained through; without, nothing is probed and no parameter is needed.
+    def __init__(self, file: str | Path) -> None:
+        """Load a model file.
 
         Raises:
             PotentialError: no such file, not a metatomic model, one without an energy, with inputs beside positions,
@@ -68,15 +64,11 @@ class MetatomicEnergy(ConservativePotential):
         self.species = tuple(sorted(z for z in told.atomic_types if 0 < z < len(chemical_symbols)))
         self.cutoff = longest_cutoff(self.model) or 1.5  # without a list it only bounds the search for overlaps
         for parameter in self.model.parameters():
-            parameter.requires_grad_(learns and parameter.is_floating_point())
-        if learns:
-            self._check_learns()
-
-    def _check_learns(self) -> None:
+            parameter.requires_grad_(parameter.is_floating_point())
         if not any(p.requires_grad for p in self.parameters()):
             raise PotentialError(
-                f"{self.file}: this model has no parameters that learn: take it as a --reference, or export it with "
-                "its weights as torch parameters"
+                f"{self.file}: this model has no parameters that learn: export it with its weights as torch "
+                f"parameters, or take it as --reference 'ase:metatomic_ase:MetatomicCalculator?model={self.file}'"
             )
         probe(self, self.file, self._computes_in, torch.device("cpu"))
 
@@ -109,18 +101,17 @@ class MetatomicEnergy(ConservativePotential):
         return made
 
     @classmethod
-    def from_words(cls, words: str, *, reference: bool = False) -> Self:
+    def from_words(cls, words: str) -> Self:
         """Load a model from what a user types, which is their consent to run it.
 
         Args:
             words: the path of the file.
-            reference: whether a model that cannot learn will do.
 
         Raises:
             PotentialError: as `__init__`, or a path with a comma.
         """
         allow_code(f"{words}:{cls.kind}")
-        return cls(words, learns=not reference)
+        return cls(words)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy whose parameters are leaves: TorchScript clones them, with a graph where there is one."""
