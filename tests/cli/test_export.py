@@ -83,7 +83,7 @@ def test_without_metatomic_it_says_what_to_install(tmp_path: Path) -> None:
 @needs_metatomic
 def test_a_metatomic_file_is_written_and_goes_out_again(tmp_path: Path) -> None:
     file, again = tmp_path / "model.pt", tmp_path / "again.pt"
-    for model, out in (("stillinger-weber:Si", file), (f"metatomic:{file}", again)):
+    for model, out in (("second-moment:Ti", file), (f"metatomic:{file}", again)):
         written = started("export", model, "--to", "metatomic", "--out", out)
         assert written.communicate() == (f"wrote {out}\n", "")
         assert written.returncode == 0
