@@ -54,6 +54,10 @@ def test_the_lines_for_torch_sim_ask_no_stress_of_a_direct_potential(tmp_path: P
         (["missing.safetensors", "--to", "metatomic", "--out", "model.pt"], "no such model file"),
         (["ase:ase.calculators.emt:EMT", "--to", "torch-sim"], "reference only"),
         (["metatomic:none.pt", "--to", "ase"], "no such metatomic model"),
+        (
+            ["blind.safetensors", "--to", "metatomic", "--out", "model.pt"],
+            "no gradient of its energy|'thalweg.metatomic.'",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -62,12 +66,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("THALWEG_ALLOW_CODE", "")
     (tmp_path / "there.pt").write_text("kept")
+    save_potential("blind.safetensors", build_potential("transformer", {"species": [14], "width": 8, "layers": 1}))
     done = thalweg("export", *words)
     assert done.status == 2
     assert len(done.err.splitlines()) == 1
     assert re.search(message, done.err)
     assert done.out == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["there.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blind.safetensors", "there.pt"]
     assert (tmp_path / "there.pt").read_text() == "kept"
 
 

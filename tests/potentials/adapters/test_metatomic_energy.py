@@ -90,13 +90,12 @@ def test_a_model_file_runs_it_only_where_it_was_allowed_and_unchanged(
 
 
 @needs_metatomic
-def test_a_detached_energy_is_a_reference_and_no_potential_to_train(allowed: None) -> None:
-    file = exported_once("transformer")
-    with pytest.raises(PotentialError, match="detached from the positions"):
-        open_potential(f"metatomic:{file}")
-    words = f"ase:metatomic_ase:MetatomicCalculator?model={file}&non_conservative=forces"
-    found, wanted = open_potential(words, reference=True)(compounds()), fresh("transformer", species=THREE)(compounds())
-    torch.testing.assert_close(found.energy, wanted.energy, rtol=1e-10, atol=0)
+def test_such_a_file_is_also_a_reference_by_the_calculator_of_metatomic(allowed: None) -> None:
+    words = f"ase:metatomic_ase:MetatomicCalculator?model={exported_once('painn')}"
+    found, wanted = (
+        p(small(), stress=False) for p in (open_potential(words, reference=True), fresh("painn", species=THREE))
+    )
+    checks.same_prediction(found, wanted, tolerance=1e-10)
 
 
 @needs_metatomic

@@ -143,8 +143,8 @@ class MetatomicEnergy(ConservativePotential):
         inside = structures.to(dtype=self._computes_in)
         same = Edges(edges.centre, edges.neighbour, edges.shift.to(self._computes_in))
         try:
-            found, _ = ask_energy(self.model, inside, same)
-        except (RuntimeError, ValueError) as error:
+            found = ask_energy(self.model, inside, same)
+        except (RuntimeError, ValueError, torch.jit.Error) as error:  # type: ignore[attr-defined]
             raise PotentialError(f"{self.file} fails: {one_line(error)}") from error
         return found.to(structures.dtype)
 

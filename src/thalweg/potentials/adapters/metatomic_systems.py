@@ -86,32 +86,27 @@ def _listed(options: Any, vectors: Float[Tensor, "edges 3"], whole: Tensor) -> A
     )
 
 
-def ask_energy(model: Any, structures: Structures, edges: Edges, *, force: bool = False) -> tuple[Tensor, Tensor]:
-    """Return energies, eV, and where `force` is set the forces of a direct model, eV/Å, else none; with their graph.
+def ask_energy(model: Any, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
+    """Return energies, eV, with their graph.
 
     Args:
         model: a loaded `AtomisticModel`.
         structures: the batch.
         edges: as `systems_of` takes them.
-        force: ask for the forces that the model gives without a gradient.
     """
     from metatomic.torch import ModelEvaluationOptions, ModelOutput
 
     outputs = {"energy": ModelOutput(unit="eV", sample_kind="system")}
-    if force:
-        outputs["non_conservative_force"] = ModelOutput(unit="eV/Angstrom", sample_kind="atom")
     options = ModelEvaluationOptions(length_unit="Angstrom", outputs=outputs, selected_atoms=None)
     # unoptimised: the first calls took 0.03 s in place of 0.8 s, later ones the same, and edges change at every step
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         found = model(systems_of(model, structures, edges), options, check_consistency=True)
-    energy = found["energy"].block().values.squeeze(1)
-    if not force:
-        return energy, energy.new_zeros((0, 3))
-    return energy, found["non_conservative_force"].block().values.squeeze(2)
+    energy: Tensor = found["energy"].block().values.squeeze(1)
+    return energy
 
 
 def ask_metatomic(model: Any, structures: Structures, *, stress: bool = False) -> Prediction:
-    """Return what a model says of a batch to an engine: forces by gradient, or directly where it has them.
+    """Return what a model says of a batch to an engine: forces and stress by gradient.
 
     Args:
         model: a loaded `AtomisticModel`.
@@ -119,14 +114,11 @@ def ask_metatomic(model: Any, structures: Structures, *, stress: bool = False) -
         stress: also return the stress.
     """
     edges = find_edges(structures, longest_cutoff(model) or 1.0)
-    if "non_conservative_force" in model.capabilities().outputs:
-        energy, forces = ask_energy(model, structures, edges, force=True)
-        return Prediction(energy.detach(), forces.detach())
     strain = torch.eye(3, dtype=structures.dtype).repeat(len(structures), 1, 1).requires_grad_()
     start = structures.positions.clone().requires_grad_()
     symmetric = 0.5 * (strain + strain.transpose(1, 2))
     moved = structures.with_positions((start.unsqueeze(1) @ symmetric[structures.owner]).squeeze(1))
-    energy, _ = ask_energy(model, moved.with_cell(structures.cell @ symmetric), edges)
+    energy = ask_energy(model, moved.with_cell(structures.cell @ symmetric), edges)
     gradients = torch.autograd.grad(energy.sum(), [start, strain])
     volume = torch.linalg.det(structures.cell).abs()[:, None, None]
     return Prediction(energy.detach(), -gradients[0], gradients[1] / volume if stress else None)

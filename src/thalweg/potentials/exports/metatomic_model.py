@@ -4,14 +4,10 @@ The network within is traced (`metatomic_trace`), so that no architecture is wri
 energy has a reach, the model gives energies per atom and declares the reach as interaction range; every other one
 declares an infinite range, so that no program divides its atoms among processes.
 
-    energy                   eV; per atom where there is a reach, else per system
-    non_conservative_force   eV/Å; of direct potentials alone, whose energy is then cut off from the positions, so that
-                             a program that would take its gradient for the forces stops
-
-Forces and stress of the others are derivatives the program takes. The neighbour list asked for is full, strict, and
-reaches the cutoff. The file is loaded again and compared with the potential on structures of other sizes than traced
-before it takes its name. The package is imported when asked for. There is no `from __future__ import annotations`
-here: metatomic compares the annotations of `forward` as objects.
+The one output is the energy, eV: forces and stress are derivatives the program takes. The neighbour list asked for is
+full, strict, and reaches the cutoff. The file is loaded again and compared with the potential on structures of other
+sizes than traced before it takes its name. The package is imported when asked for. There is no
+`from __future__ import annotations` here: metatomic compares the annotations of `forward` as objects.
 """
 
 import copy
@@ -29,13 +25,17 @@ from thalweg.errors import PotentialError
 from thalweg.potentials.adapters.code import one_line
 from thalweg.potentials.adapters.metatomic_energy import MetatomicEnergy
 from thalweg.potentials.adapters.metatomic_systems import ask_metatomic, needs_metatomic
-from thalweg.potentials.contract import Potential
-from thalweg.potentials.exports.metatomic_trace import UNTRACED, interaction_range, trace, witnesses
+from thalweg.potentials.contract import ConservativePotential, Potential
+from thalweg.potentials.exports.metatomic_trace import (
+    AGREEMENT,
+    UNTRACED,
+    interaction_range,
+    require_usable,
+    trace,
+    witnesses,
+)
 from thalweg.storage import atomic_write
 from thalweg.structures.batch import Structures
-
-_AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""How far the file may be off, relative to the largest value; gross faults are orders above, rounding below."""
 
 
 def metatomic_model(potential: Potential) -> Any:
@@ -45,7 +45,7 @@ def metatomic_model(potential: Potential) -> Any:
         potential: a potential in float32 or float64.
 
     Raises:
-        PotentialError: metatomic is not installed, or the potential cannot be traced.
+        PotentialError: metatomic is not installed, or the potential cannot be traced or used elsewhere.
     """
     needs_metatomic()
     frozen = copy.deepcopy(potential).to("cpu").eval().requires_grad_(False)
@@ -54,18 +54,16 @@ def metatomic_model(potential: Potential) -> Any:
     from metatomic.torch import AtomisticModel, ModelCapabilities, ModelMetadata, ModelOutput
 
     home = next((t for t in (*potential.parameters(), *potential.buffers()) if t.is_floating_point()), None)
-    if home is None or home.dtype not in _AGREEMENT:
+    if home is None or home.dtype not in AGREEMENT:
         raise PotentialError(
             f"a {potential.kind} potential {'without tensors' if home is None else f'in {home.dtype}'} is no metatomic "
             "model: allowed are float32 and float64, convert it with .to(dtype=...)"
         )
     reach = interaction_range(potential)
     outputs = {"energy": ModelOutput(unit="eV", sample_kind="atom" if math.isfinite(reach) else "system")}
-    if not potential.conservative:
-        outputs["non_conservative_force"] = ModelOutput(unit="eV/Angstrom", sample_kind="atom")
     known = ", ".join(chemical_symbols[z] for z in potential.species)
     return AtomisticModel(
-        _module(frozen, home.dtype).eval(),
+        _module(require_usable(frozen, home.dtype), home.dtype).eval(),
         ModelMetadata(name=f"thalweg {potential.kind}", description=f"{potential.kind} potential of {known}"),
         ModelCapabilities(
             outputs=outputs,
@@ -116,31 +114,31 @@ def check_file(path: Path, potential: Potential) -> None:
     original = copy.deepcopy(potential).to("cpu").eval()
     for name, frame in witnesses(potential):
         structures = Structures.from_atoms(frame, dtype=dtype, ids=[name])
-        stress = potential.conservative and bool(structures.pbc.all())
+        stress = bool(structures.pbc.all())
         try:
             wanted = original(structures, stress=stress)
         except PotentialError:
             continue  # what the potential itself refuses
         try:
             found = ask_metatomic(model, structures, stress=stress)
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.Error) as error:  # type: ignore[attr-defined]
             last = str(error).strip().splitlines()[-1]  # above it stands where in the TorchScript it happened
             raise PotentialError(f"{UNTRACED % potential.kind} ({name}: {last})") from error
         compared += 1
         for what in ("energy", "forces", "stress"):
             is_, was = getattr(found, what), getattr(wanted, what)
-            if was is not None and not bool((is_ - was).abs().max() <= _AGREEMENT[dtype] * (1 + was.abs().max())):
+            if was is not None and not bool((is_ - was).abs().max() <= AGREEMENT[dtype] * (1 + was.abs().max())):
                 raise PotentialError(f"{UNTRACED % potential.kind} ({what} of {name} differ from it)")
     if not compared:
         raise PotentialError(f"{UNTRACED % potential.kind} (it refuses every structure to compare with)")
 
 
-def _module(potential: Potential, dtype: torch.dtype) -> nn.Module:
+def _module(potential: ConservativePotential, dtype: torch.dtype) -> nn.Module:
     """Return the module that metatomic calls: systems in, tensor maps out."""
     from metatensor.torch import Labels, TensorBlock, TensorMap
     from metatomic.torch import ModelOutput, NeighborListOptions, System
 
-    network, needs_cell = trace(potential, dtype)
+    network = trace(potential, dtype)
 
     class ThalwegModel(nn.Module):
         """A potential of thalweg; TorchScript finds the types of a signature by the names of the body: `annotate`."""
@@ -149,7 +147,6 @@ def _module(potential: Potential, dtype: torch.dtype) -> nn.Module:
             super().__init__()
             self.network = network
             self.local = math.isfinite(interaction_range(potential))
-            self.needs_cell = needs_cell
             self.neighbours = NeighborListOptions(
                 cutoff=potential.cutoff, full_list=True, strict=True, requestor="thalweg"
             )
@@ -158,19 +155,11 @@ def _module(potential: Potential, dtype: torch.dtype) -> nn.Module:
             """Return the one list it needs."""
             return torch.jit.annotate(List[NeighborListOptions], [self.neighbours])  # noqa: UP006
 
-        def evaluate(self, system: System) -> tuple[Tensor, Tensor]:
-            """Return energies and forces of a system, as `Traced`."""
-            if self.needs_cell and not bool(system.pbc.all()):
-                raise ValueError("this model needs a cell that is periodic along all three directions")
+        def evaluate(self, system: System) -> Tensor:
+            """Return the energies of a system, as `Traced`."""
             system = torch.jit.annotate(System, system)
             listed = system.get_neighbor_list(self.neighbours).samples.values
             return self.network(system.positions, system.cell, system.pbc, system.types, listed)
-
-        def named(self, name: str, values: Tensor, samples: Labels, components: List[Labels]) -> TensorMap:  # noqa: UP006
-            """Return a map of one block with one property."""
-            zero = torch.zeros((1, 1), dtype=torch.int64, device=values.device)
-            block = TensorBlock(values.unsqueeze(-1), samples, components, Labels([name], zero))
-            return TensorMap(Labels(["_"], zero), [block])
 
         def forward(
             self,
@@ -178,35 +167,30 @@ def _module(potential: Potential, dtype: torch.dtype) -> nn.Module:
             outputs: Dict[str, ModelOutput],  # noqa: UP006
             selected_atoms: Optional[Labels],  # noqa: UP045
         ) -> Dict[str, TensorMap]:  # noqa: UP006
-            """Return the energy and, of direct potentials, the forces of systems; see metatomic's ModelInterface."""
+            """Return the energy of systems or of atoms in them; see metatomic's ModelInterface."""
             if selected_atoms is not None and not self.local:
                 raise ValueError("this model has no energies per atom: give it whole systems, in one process")
             outputs = torch.jit.annotate(Dict[str, ModelOutput], outputs)  # noqa: UP006
             energies: List[Tensor] = []  # noqa: UP006
-            forces: List[Tensor] = []  # noqa: UP006
             atoms: List[Tensor] = []  # noqa: UP006
             for k, system in enumerate(torch.jit.annotate(List[System], systems)):  # noqa: UP006
-                energy, force = self.evaluate(system)
+                energy = self.evaluate(system)
                 chosen = torch.arange(system.positions.shape[0], device=system.positions.device)
                 if selected_atoms is not None:
                     mine = selected_atoms.column("system") == k
                     chosen = selected_atoms.column("atom")[mine].to(torch.int64)
                 atoms.append(torch.stack([torch.full_like(chosen, k), chosen], dim=1))
                 energies.append(energy[chosen] if self.local else energy)
-                forces.append(force)
-            per_atom, none = Labels(["system", "atom"], torch.cat(atoms)), torch.jit.annotate(List[Labels], [])  # noqa: UP006
-            result = torch.jit.annotate(Dict[str, TensorMap], {})  # noqa: UP006
-            if "energy" in outputs:
-                if outputs["energy"].sample_kind == "atom":
-                    result["energy"] = self.named("energy", torch.cat(energies), per_atom, none)
-                else:
-                    totals = torch.stack([energy.sum() for energy in energies])
-                    rows = torch.arange(len(systems), device=totals.device).unsqueeze(1)
-                    result["energy"] = self.named("energy", totals, Labels(["system"], rows), none)
-            if "non_conservative_force" in outputs:
-                xyz = Labels(["xyz"], torch.arange(3, device=atoms[0].device).unsqueeze(1))
-                name = "non_conservative_force"
-                result[name] = self.named(name, torch.cat(forces), per_atom, [xyz])
-            return result
+            if "energy" not in outputs:
+                return torch.jit.annotate(Dict[str, TensorMap], {})  # noqa: UP006
+            if outputs["energy"].sample_kind == "atom":
+                values, samples = torch.cat(energies), Labels(["system", "atom"], torch.cat(atoms))
+            else:
+                values = torch.stack([energy.sum() for energy in energies])
+                rows = torch.arange(len(systems), device=values.device).unsqueeze(1)
+                samples = Labels(["system"], rows)
+            zero = torch.zeros((1, 1), dtype=torch.int64, device=values.device)
+            block = TensorBlock(values.unsqueeze(1), samples, [], Labels(["energy"], zero))
+            return {"energy": TensorMap(Labels(["_"], zero), [block])}
 
     return ThalwegModel()

@@ -4,8 +4,9 @@ A potential whose energy is a sum over atoms of what lies within its reach is tr
 for a structure of its own, with the edges that leave it, and its energy is then that atom's share. Every other
 potential is traced as a whole. Vectors between atoms are formed within, from positions, cell and whole-number shifts.
 
-A trace keeps what the example had of sizes and branches where it should not; `witnesses` are there to find it out.
-Called by `metatomic_model`.
+Refused is what other programs cannot use: forces that are no gradient, and energies that change with the periodic
+image or the number of an atom, for such programs wrap and renumber. A trace keeps what the example had of sizes and
+branches where it should not; `witnesses` are there to find it out. Called by `metatomic_model`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.adapters.code import one_line
-from thalweg.potentials.contract import Potential
+from thalweg.potentials.contract import ConservativePotential, Potential
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -29,6 +30,9 @@ LAYERED = ("painn", "schnet", "equivariant")
 """Kinds whose energy is a sum over atoms that reaches layers × cutoff."""
 ONE_SHELL = ("stillinger-weber", "second-moment")
 """Kinds whose energy is a sum over atoms that reaches the cutoff."""
+
+AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""How far energies may differ, relative to 1 eV or the largest value; gross faults are orders above, rounding below."""
 
 UNTRACED = (
     "a %s potential cannot be exported to metatomic: its trace does not answer as it does; write its energy with "
@@ -47,15 +51,13 @@ def interaction_range(potential: Potential) -> float:
 class Traced(nn.Module):
     """The network as a function of the tensors of one system; what is traced."""
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, potential: ConservativePotential) -> None:
         super().__init__()
         self.potential = potential
         self.local = math.isfinite(interaction_range(potential))
 
-    def forward(
-        self, positions: Tensor, cell: Tensor, pbc: Tensor, types: Tensor, listed: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return energies, eV, one per atom (local) or one in all, and forces, eV/Å, none of conservative potentials.
+    def forward(self, positions: Tensor, cell: Tensor, pbc: Tensor, types: Tensor, listed: Tensor) -> Tensor:
+        """Return energies, eV, one per atom (local) or one in all.
 
         Args:
             positions: Cartesian, Å, shape (atoms, 3).
@@ -78,10 +80,8 @@ class Traced(nn.Module):
             free=torch.ones_like(positions, dtype=torch.bool),
             ids=("system",),
         )
-        if self.potential.conservative:
-            return self.potential.energy(structures, edges), positions.new_zeros((0, 3))  # type: ignore[operator]
-        found = self.potential(structures, edges=edges)
-        return found.energy.detach(), found.forces.detach()
+        energy: Tensor = self.potential.energy(structures, edges)
+        return energy
 
 
 def witnesses(potential: Potential) -> Iterator[tuple[str, Atoms]]:
@@ -103,8 +103,40 @@ def witnesses(potential: Potential) -> Iterator[tuple[str, Atoms]]:
         yield name, Atoms(numbers, positions, cell=cell, pbc=side is not None)
 
 
-def trace(potential: Potential, dtype: torch.dtype) -> tuple[torch.jit.ScriptModule, bool]:
-    """Return the traced network, and whether it needs a cell.
+def require_usable(potential: Potential, dtype: torch.dtype) -> ConservativePotential:
+    """Return the potential, or refuse it where other programs cannot use it.
+
+    Args:
+        potential: the potential.
+        dtype: its floating type.
+
+    Raises:
+        PotentialError: its forces are no gradient, or its energy changes with images or order of the atoms.
+    """
+    refused = f"a {potential.kind} potential cannot be exported to metatomic"
+    if not isinstance(potential, ConservativePotential):
+        raise PotentialError(f"{refused}: its forces are no gradient of its energy; open it from ASE or torch-sim")
+    for name, frame in witnesses(potential):
+        if not frame.pbc.all():
+            continue
+        other = frame[::-1]
+        other.positions[-1] += frame.cell[0] - frame.cell[2]
+        try:
+            energy, moved = (
+                potential(Structures.from_atoms(atoms, dtype=dtype)).energy.item() for atoms in (frame, other)
+            )
+        except PotentialError:
+            continue  # what it refuses here it does not answer elsewhere
+        if not abs(energy - moved) <= AGREEMENT[dtype] * (1 + abs(energy)):
+            raise PotentialError(
+                f"{refused}: its energy changes with the order or the periodic images of the atoms ({name}: "
+                f"{energy:.6g} eV, then {moved:.6g} eV), and other programs choose both; open it from ASE or torch-sim"
+            )
+    return potential
+
+
+def trace(potential: ConservativePotential, dtype: torch.dtype) -> torch.jit.ScriptModule:
+    """Return the traced network.
 
     Args:
         potential: what is traced.
@@ -114,7 +146,7 @@ def trace(potential: Potential, dtype: torch.dtype) -> tuple[torch.jit.ScriptMod
         PotentialError: it fails under the tracer, or refuses every structure.
     """
     frames = dict(witnesses(potential))
-    network, needs_cell, fault = Traced(potential), False, ""
+    network, fault = Traced(potential), ""
     for name in ("a cluster of 7", "a cell of 9", "a cell of 4", "a pair", "a lone atom"):
         structures = Structures.from_atoms(frames[name], dtype=dtype)
         edges = potential.edges(structures)
@@ -123,13 +155,11 @@ def trace(potential: Potential, dtype: torch.dtype) -> tuple[torch.jit.ScriptMod
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the tracer's doubts are settled by check_file
-                found = torch.jit.trace(network, given, check_trace=False)
+                return torch.jit.trace(network, given, check_trace=False)  # type: ignore[no-any-return]
         except PotentialError as error:  # too many atoms for it, or no cell
-            needs_cell, fault = needs_cell or "periodic" in str(error), str(error)
-            continue
+            fault = str(error)
         except Exception as error:  # tracing other people's modules raises whatever it likes
             raise PotentialError(f"{UNTRACED % potential.kind} ({one_line(error)})") from error
-        return found, needs_cell
     raise PotentialError(
         f"a {potential.kind} potential cannot be exported to metatomic: it refuses every structure to trace it with, "
         f"the last because {fault}"
