@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,7 +109,7 @@ def test_torch_sim_accepts_and_relaxes_with_it() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_saved_potential_answers_there_as_here(dtype: torch.dtype, ragged: Structures, tmp_path: Path) -> None:
-    """To 1e-6 of the largest; in float32 to twice the potential's own rounding where that is more."""
+    """To 1e-12 of the largest; in float32 to its spacing for each of about 60 neighbours in another order."""
     from torch_sim.io import atoms_to_state
 
     potential = painn(14, 48, 52).to(dtype)
@@ -122,13 +121,12 @@ def test_a_saved_potential_answers_there_as_here(dtype: torch.dtype, ragged: Str
         frame.set_constraint()
     found = model(atoms_to_state(frames, torch.device("cpu"), dtype))
     wanted = potential(periodic, stress=True)
-    exact = deepcopy(potential).double()(periodic.to(dtype=torch.float64), stress=True)
+    bound = 1e-12 if dtype == torch.float64 else 60 * 2.0**-23
     for name in ("energy", "forces", "stress"):
         there, here = found[name], getattr(wanted, name)
         assert there.requires_grad
         assert there.dtype == dtype
-        rounding = float((here - getattr(exact, name)).abs().max())
-        assert float((there.detach() - here).abs().max()) <= max(1e-6 * float(here.abs().max()), 2 * rounding)
+        assert float((there.detach() - here).abs().max()) <= bound * float(here.abs().max())
     gradient = torch.autograd.grad(found["forces"].square().sum(), list(model.parameters()), allow_unused=True)
     assert any(g is not None and bool((g != 0).any()) for g in gradient)
 

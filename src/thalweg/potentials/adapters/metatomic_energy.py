@@ -144,7 +144,7 @@ class MetatomicEnergy(ConservativePotential):
         same = Edges(edges.centre, edges.neighbour, edges.shift.to(self._computes_in))
         try:
             found = ask_energy(self.model, inside, same)
-        except (RuntimeError, ValueError, torch.jit.Error) as error:  # type: ignore[attr-defined]
+        except (RuntimeError, ValueError, torch.jit.Error) as error:
             raise PotentialError(f"{self.file} fails: {one_line(error)}") from error
         return found.to(structures.dtype)
 

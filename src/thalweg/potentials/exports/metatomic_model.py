@@ -121,7 +121,7 @@ def check_file(path: Path, potential: Potential) -> None:
             continue  # what the potential itself refuses
         try:
             found = ask_metatomic(model, structures, stress=stress)
-        except (RuntimeError, torch.jit.Error) as error:  # type: ignore[attr-defined]
+        except (RuntimeError, torch.jit.Error) as error:
             last = str(error).strip().splitlines()[-1]  # above it stands where in the TorchScript it happened
             raise PotentialError(f"{UNTRACED % potential.kind} ({name}: {last})") from error
         compared += 1

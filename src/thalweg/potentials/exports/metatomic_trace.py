@@ -155,7 +155,7 @@ def trace(potential: ConservativePotential, dtype: torch.dtype) -> torch.jit.Scr
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the tracer's doubts are settled by check_file
-                return torch.jit.trace(network, given, check_trace=False)  # type: ignore[no-any-return]
+                return torch.jit.trace(network, given, check_trace=False)
         except PotentialError as error:  # too many atoms for it, or no cell
             fault = str(error)
         except Exception as error:  # tracing other people's modules raises whatever it likes
