@@ -84,7 +84,7 @@ def test_a_model_file_runs_it_only_where_it_was_allowed_and_unchanged(
     with pytest.raises(CheckpointError, match=f"not allowed.*{VARIABLE}={file}:metatomic"):
         load_potential(tmp_path / "tuned.safetensors")
     monkeypatch.setenv(VARIABLE, f"{file}:metatomic")
-    file.write_bytes(exported_once("schnet").read_bytes())
+    file.write_bytes((tmp_path / "tuned.pt").read_bytes())
     with pytest.raises(CheckpointError, match="has changed since it was named"):
         load_potential(tmp_path / "tuned.safetensors")
 

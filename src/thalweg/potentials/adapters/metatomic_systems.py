@@ -7,6 +7,7 @@ zero in a system, as metatomic wants them.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ def needs_metatomic() -> None:
         PotentialError: it cannot be imported.
     """
     try:
-        import metatomic.torch  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, says torch; the package compiles some
+            import metatomic.torch  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:  # a library built for another torch raises the latter two
         reason = " ".join(str(error).split())[:200]
         raise PotentialError(
