@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from thalweg.errors import SettingsError
+from thalweg.errors import SettingsError, StructureError
 from thalweg.structures.store.schema import StoreIndex
 from thalweg.structures.store.sources import PART, fingerprint, read_parts
 from thalweg.structures.store.writing import Dtype, StoreWriter
@@ -50,8 +50,14 @@ def convert(
     writer = StoreWriter(
         folder, dtype, {"source": place.name, "state of the source": fingerprint(place)}, overwrite=overwrite
     )
-    for piece in read_parts(place, writer.state.mark, part):
-        writer.append(piece.frames, piece.mark)
-        if progress is not None:
-            progress(piece.share, writer.state.frames)
-    return writer.finish(place.name)
+    try:
+        for piece in read_parts(place, writer.state.mark, part):
+            writer.append(piece.frames, piece.mark)
+            if progress is not None:
+                progress(piece.share, writer.state.frames)
+        return writer.finish(place.name)
+    except StructureError:  # the source has to be mended first, and is another one then
+        writer.discard()
+        raise
+    finally:
+        writer.close()

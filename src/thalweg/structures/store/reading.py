@@ -1,4 +1,4 @@
-"""`Store`: labelled frames in flat arrays on the disk, mapped into memory or loaded; frames are gathered when asked for.
+"""`Store`: labelled frames in flat arrays on the disk, mapped into memory or loaded; gathered when asked for.
 
 Opening reads the index and the sizes of the files and maps them, whatever their length. A batch of frames is one
 gather per array, without a loop over structures. Neighbour lists are not stored: they are several times as large as

@@ -19,6 +19,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,15 +83,21 @@ class StoreWriter:
         self._types = {c.name: np.dtype(real_type(dtype) if c.kind == "real" else c.kind) for c in COLUMNS}
         if target.exists() and not overwrite:
             raise OutputError(f"{target} exists: choose another name or give --overwrite")
+        self._lock: int | None = None
         try:
             begun = (self.folder / JOURNAL).exists()
             fresh = None if begun else self._begin()
             self._lock = _locked(self.folder / JOURNAL)
             self.state = fresh or self._resume()
+            names = self._stored_names("ids", "id_offsets"), self._stored_names("parent_names", "parent_offsets")
         except OSError as error:
+            self.close()
             raise _refused(self.folder, error) from error
-        self._ids: set[bytes] = {_key(name) for name in self._stored_names("ids", "id_offsets")}
-        self._parents = {name: k for k, name in enumerate(self._stored_names("parent_names", "parent_offsets"))}
+        except BaseException:
+            self.close()
+            raise
+        self._ids: set[bytes] = {_key(name) for name in names[0]}
+        self._parents = {name: k for k, name in enumerate(names[1])}
 
     def append(self, frames: Frames, mark: Mapping[str, int]) -> None:
         """Append frames and note where the source stands after them.
@@ -154,6 +161,17 @@ class StoreWriter:
             raise _refused(self.target, error) from error
         return index
 
+    def discard(self) -> None:
+        """Remove the staging folder: what failed cannot be taken up."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def _begin(self) -> _State:
         if self.folder.exists():
             raise OutputError(
@@ -195,7 +213,7 @@ class StoreWriter:
             optional_gone = column.optional and (self.folder / INDEX).exists()  # killed while the store was finished
             if there < size and not optional_gone:
                 raise StructureError(
-                    f"{file}: {there} bytes where the journal says {size}: remove the folder {self.folder} to begin anew"
+                    f"{file}: {there} bytes where the journal says {size}: remove {self.folder} to begin anew"
                 )
             if there > size:
                 os.truncate(file, size)
@@ -211,7 +229,6 @@ class StoreWriter:
             os.rename(self.target, aside)
         os.rename(self.folder, self.target)
         (self.target / JOURNAL).unlink()
-        os.close(self._lock)
         if replaced:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -255,15 +272,14 @@ class StoreWriter:
         shape = (self.state.length(along), *rest)
         if crc != self.state.crc.get(name, 0) or size != int(np.prod(shape)) * self._types[name].itemsize:
             raise StructureError(
-                f"{self._file(name)}: does not hold what was written: check the disk, remove the folder {self.folder} "
-                "and convert again"
+                f"{self._file(name)}: does not hold what was written: check the disk and convert again"
             )
         return Stored(self._types[name].str, shape, size, digest.hexdigest())
 
     def _stored_names(self, name: str, offsets: str) -> list[str]:
         text = self._file(name).read_bytes()
         ends = np.fromfile(self._file(offsets), dtype="<i8")
-        return [text[a:b].decode("utf-8") for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [text[a:b].decode("utf-8") for a, b in pairwise(ends.tolist())]
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.bin"
