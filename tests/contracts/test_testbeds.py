@@ -24,7 +24,11 @@ from thalweg.testbeds.testbed import Drawn, Testbed
 from thalweg.testbeds.titanium import Titanium
 
 SHORT = {"settling": {"descent_steps": 20}}
-SMALL: dict[str, dict[str, Any]] = {"silicon": SHORT, "titanium": {"layers": 3, "fixed_layers": 1, **SHORT}}
+SMALL: dict[str, dict[str, Any]] = {
+    "silicon": SHORT,
+    "titanium": {"layers": 3, "fixed_layers": 1, **SHORT},
+    "oxide": {"material": "MgO", "cells_x": 2, "cells_y": 2, "layers": 2},
+}
 HASTY: dict[str, dict[str, Any]] = {}
 UNFINISHED = {"settling": {"descent_steps": 1, "max_steps": 1}}
 COUNT = 2

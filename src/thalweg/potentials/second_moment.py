@@ -48,6 +48,7 @@ class SecondMoment(ConservativePotential):
     """
 
     kind: ClassVar[str] = "second-moment"
+    takes_species: ClassVar[bool] = False
 
     def __init__(self, bonds: Sequence[Bond], *, dtype: torch.dtype = torch.float64) -> None:
         """Build the potential from its bonds.
