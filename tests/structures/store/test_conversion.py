@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
 from tests.structures.store.ragged import frames, same
 
 from thalweg.errors import OutputError, SettingsError, StructureError
 from thalweg.structures.extended_xyz import read_frames, write_frames
 from thalweg.structures.pairs import Frames
+from thalweg.structures.readers import import_frames
 from thalweg.structures.store import convert, open_store
 from thalweg.structures.store.sources import read_parts
 from thalweg.structures.store.writing import StoreWriter
@@ -57,7 +61,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_progress_ascends_to_the_end_and_nothing_else_is_left(source: Path, tmp_path: Path) -> None:
     told: list[tuple[float, int]] = []
-    index = convert(source, tmp_path / "store", part=5, progress=stop_after(9, told))
+    index = convert(source, tmp_path / "store", part=5, progress=stop_after(9, told)).index
     assert [done for _, done in told] == [5, 10, 12]
     assert sorted(share for share, _ in told) == [share for share, _ in told]
     assert told[-1][0] == 1.0
@@ -231,3 +235,18 @@ def test_the_stream_of_a_file_is_what_reading_it_whole_gives(source: Path, size:
     assert same(Frames.concatenate([part.frames for part in parts]), whole)
     after = list(read_parts(source, parts[0].mark, size))
     assert [part.mark for part in after] == [part.mark for part in parts[1:]]
+
+
+def test_what_any_reader_reads_becomes_a_store(tmp_path: Path) -> None:
+    """The rows of an ASE database; one without forces is named, not lost in silence."""
+    with connect(tmp_path / "rows.db") as rows:
+        for k, x in enumerate((0.1, 0.2, 0.3)):
+            atoms = Atoms("SiO", positions=[[0, 0, x], [1.5, 0, 0]], cell=[9, 9, 9], pbc=True)
+            atoms.calc = SinglePointCalculator(atoms, energy=-float(k), **({} if k == 1 else {"forces": [[0, 0, x]] * 2}))
+            rows.write(atoms)
+    whole = import_frames(tmp_path / "rows.db")
+    done = convert(tmp_path / "rows.db", tmp_path / "store", dtype="float64", part=1)
+    assert same(open_store(tmp_path / "store").select([0, 1]), whole.frames)
+    assert done.skipped == whole.skipped != ()
+    cut(tmp_path / "rows.db", tmp_path / "cut", 1)
+    assert convert(tmp_path / "rows.db", tmp_path / "cut", part=2).index.frames == 2

@@ -97,6 +97,8 @@ def test_a_series_goes_on_from_any_place_bit_for_bit() -> None:
     sizes = np.arange(1, 40)
     series = AtomBatches(sizes, 60, 7)
     whole = list(islice(series.after(0, 0), 50))
+    places = [series.place(k) for k in range(50)]
+    assert all(np.array_equal(series.epoch(e)[k], batch) for (e, k), (_, batch) in zip(places, whole, strict=True))
     assert len({place[0] for place, _ in whole}) > 2  # several epochs
     for k in (0, 1, 13, 14, 30):
         again = list(islice(AtomBatches(sizes, 60, 7).after(*whole[k][0]), 50 - k - 1))

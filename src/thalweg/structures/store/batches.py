@@ -45,6 +45,13 @@ class AtomBatches:
         """Return the batches of an epoch: places in `sizes`, each exactly once."""
         return _epoch(self, epoch)
 
+    def place(self, batch: int) -> tuple[int, int]:
+        """Return (epoch, position) of batch number `batch` of the whole series, from 0."""
+        epoch = 0
+        while batch >= (size := _number(self, epoch)):
+            batch, epoch = batch - size, epoch + 1
+        return epoch, batch
+
     def after(self, epoch: int, position: int) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
         """Yield batches from a place on, each with the place at which to go on after it.
 
@@ -74,3 +81,8 @@ def _epoch(batches: AtomBatches, epoch: int) -> tuple[NDArray[np.int64], ...]:
         before = int(ends[begin - 1])
         cuts.append(begin)
     return tuple(np.split(order, cuts[:-1]))
+
+
+@lru_cache(maxsize=4096)
+def _number(batches: AtomBatches, epoch: int) -> int:
+    return len(batches.epoch(epoch))

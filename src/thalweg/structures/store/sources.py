@@ -18,6 +18,7 @@ import torch
 from thalweg.errors import StructureError
 from thalweg.structures.extended_xyz import frames_of
 from thalweg.structures.pairs import Frames
+from thalweg.structures.readers import import_frames
 from thalweg.structures.readers.extxyz import ExtendedXyz
 from thalweg.structures.xyz_blocks import Block, announced_atoms, cut_short, parse_block
 
@@ -35,24 +36,28 @@ class Part:
     """Where the source stands after them."""
     share: float
     """Part of the source that was read by then, 0 to 1."""
+    notes: tuple[str, ...] = ()
+    """What the reader noted, one line each; with the first part."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(place, reason) of what the reader left out; with the first part."""
 
 
-def read_parts(path: Path, mark: Mapping[str, int], size: int = PART) -> Iterator[Part]:
+def read_parts(path: Path, mark: Mapping[str, int], size: int = PART, *, skip_broken: bool = False) -> Iterator[Part]:
     """Yield the frames of a source behind a mark, in double precision.
 
     Args:
         path: a file or folder.
         mark: where to go on; empty for the beginning.
         size: frames in a part, from 1.
+        skip_broken: leave broken frames out and name them, where the reader can.
 
     Raises:
         StructureError: nothing is there, no reader knows it, or it holds something that is no labelled frame.
     """
-    if not path.exists():
-        raise StructureError(f"{path}: there is no such file or folder: check the path")
-    if not ExtendedXyz().recognises(path):
-        raise StructureError(f"{path}: no reader recognises this; known: {ExtendedXyz.name}")
-    yield from _streamed(path, mark, size)
+    if path.is_file() and ExtendedXyz().recognises(path):
+        yield from _streamed(path, mark, size)
+    else:
+        yield from _whole(path, mark, size, skip_broken)
 
 
 def fingerprint(path: Path) -> str:
@@ -63,6 +68,16 @@ def fingerprint(path: Path) -> str:
         state = file.stat()
         seen.append([file.name if path.is_file() else str(file.relative_to(path)), state.st_size, state.st_mtime_ns])
     return hashlib.blake2b(json.dumps(seen).encode(), digest_size=8).hexdigest()
+
+
+def _whole(path: Path, mark: Mapping[str, int], size: int, skip_broken: bool) -> Iterator[Part]:
+    found = import_frames(path, skip_broken=skip_broken)
+    begin, total = mark.get("frame", 0), len(found.frames)
+    notes, skipped = found.notes, found.skipped
+    for first in range(begin, total, size):
+        last = min(first + size, total)
+        yield Part(found.frames.select(range(first, last)), {"frame": last}, last / total, notes, skipped)
+        notes, skipped = (), ()
 
 
 def _streamed(path: Path, mark: Mapping[str, int], size: int) -> Iterator[Part]:
