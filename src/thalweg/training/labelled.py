@@ -6,7 +6,7 @@ A batch is put together from slices of flat arrays: indices of atoms are shifted
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -17,6 +17,7 @@ from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """Frames of which batches come with their edges."""
 

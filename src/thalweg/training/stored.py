@@ -8,6 +8,7 @@ thread. The seconds for which a step had to wait for its batch are counted. Call
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,8 +60,25 @@ class StoredSet:
         return self.store.select(self.chosen[np.asarray(places, dtype=np.int64)])
 
     def sample(self) -> Frames:
-        """Return the first frames, to measure scales on; parents come in random order, so they stand for all."""
-        return self.store.select(self.chosen[:_SAMPLE])
+        """Return frames to measure scales on: the first, and a frame of every element that is not in them.
+
+        Parents come in random order, so the first frames stand for all.
+        """
+        first = self.store.select(self.chosen[:_SAMPLE])
+        missing = set(self.species()) - set(first.structures.numbers.tolist())
+        parts = [first]
+        for k in range(_SAMPLE, len(self)):
+            if not missing:
+                break
+            here = missing & set(self.store.arrays["numbers"][self._atoms(k)].tolist())
+            if here:
+                parts.append(self.store.select(self.chosen[k : k + 1]))
+                missing -= here
+        return Frames.concatenate(parts)
+
+    def _atoms(self, k: int) -> slice:
+        offsets, frame = self.store.arrays["offsets"], self.chosen[k]
+        return slice(int(offsets[frame]), int(offsets[frame + 1]))
 
     def species(self) -> list[int]:
         """Return the atomic numbers that occur, ascending."""
@@ -72,7 +90,7 @@ class StoredSet:
             yield self.store.select(self.chosen[first : first + _PART])
 
 
-def open_sets(settings: StoreTrainSettings, path: str) -> tuple[StoredSet, StoredSet | None]:
+def open_sets(settings: StoreTrainSettings, path: str | os.PathLike[str]) -> tuple[StoredSet, StoredSet | None]:
     """Open a store and choose the frames to train on and, where settings hold some out, to validate on.
 
     The whole store is read once, to check it: into memory where it stays, or to compare checksums.

@@ -172,7 +172,7 @@ def test_a_store_that_is_there_is_kept_until_the_new_one_is_whole(source: Path, 
 
 
 def test_places_that_cannot_be_written_are_one_line(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="there is no folder .*: create it first"):
+    with pytest.raises(OutputError, match=r"there is no folder .*: create it first"):
         convert(source, tmp_path / "none" / "store")
     (tmp_path / "store.part").mkdir()
     with pytest.raises(OutputError, match=r"store\.part is in the way"):
@@ -242,7 +242,9 @@ def test_what_any_reader_reads_becomes_a_store(tmp_path: Path) -> None:
     with connect(tmp_path / "rows.db") as rows:
         for k, x in enumerate((0.1, 0.2, 0.3)):
             atoms = Atoms("SiO", positions=[[0, 0, x], [1.5, 0, 0]], cell=[9, 9, 9], pbc=True)
-            atoms.calc = SinglePointCalculator(atoms, energy=-float(k), **({} if k == 1 else {"forces": [[0, 0, x]] * 2}))
+            atoms.calc = SinglePointCalculator(
+                atoms, energy=-float(k), **({} if k == 1 else {"forces": [[0, 0, x]] * 2})
+            )
             rows.write(atoms)
     whole = import_frames(tmp_path / "rows.db")
     done = convert(tmp_path / "rows.db", tmp_path / "store", dtype="float64", part=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def test_the_smaller_training_set_lies_in_the_larger_and_parents_come_one_after_
     for n in (1, 7, 30):
         assert set(found.subset(n)) < set(found.subset(n + 5))
     names = [store.select([int(k)]).parents[0] for k in found.training]
-    assert sum(a != b for a, b in zip(names, names[1:], strict=False)) == len(set(names)) - 1
+    assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1
     assert found.training.tolist() != sorted(found.training)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from dataclasses import dataclass
 from thalweg.errors import SettingsError, StructureError
 from thalweg.structures.store.schema import StoreIndex
 from thalweg.structures.store.sources import PART, fingerprint, read_parts
