@@ -118,6 +118,8 @@ def test_a_batch_is_prepared_beside_the_step_and_is_the_one_asked_for(tmp_path: 
     batches.expect([3, 1])
     ahead, asked = batches.select([3, 1]), batches.select([3, 1])
     batches.expect([0])
+    assert batches._coming is not None
+    batches._coming[1].result()
     other = batches.select([2])  # not what was announced
     assert [name.startswith("frames") for name in seen] == [True, False, True, False]
     assert torch.equal(ahead[0].structures.positions, asked[0].structures.positions)
