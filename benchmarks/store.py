@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,12 @@ def make(first: int, counts: np.ndarray) -> Frames:
 
 def write(folder: Path, counts: np.ndarray) -> dict[str, int]:
     """Write the frames in every layout; return the bytes of each."""
-    lmdb = connect(folder / "frames.aselmdb", type="aselmdb")
     writers = {d: StoreWriter(folder / f"store-{d}", d, {}) for d in ("float32", "float64")}
-    with (folder / "frames.extxyz").open("w") as text, connect(folder / "frames.db") as sqlite:
+    with (
+        (folder / "frames.extxyz").open("w") as text,
+        connect(folder / "frames.db") as sqlite,
+        connect(folder / "frames.aselmdb", type="aselmdb") as lmdb,
+    ):
         for first in range(0, len(counts), PART):
             frames = make(first, counts[first : first + PART])
             for writer in writers.values():
@@ -111,7 +115,6 @@ def write(folder: Path, counts: np.ndarray) -> dict[str, int]:
                 sqlite.write(atoms, parent=frames.parents[k])
                 lmdb.write(atoms, parent=frames.parents[k])
             print(f"  made {min(first + PART, len(counts))} of {len(counts)}", flush=True)
-    lmdb.close()
     stores = {f"store {d}": writer.finish("made up").bytes for d, writer in writers.items()}
     files = {name: (folder / f"frames.{name}").stat().st_size for name in ("extxyz", "db")}
     return {**stores, **files, "aselmdb": lmdb_bytes(folder / "frames.aselmdb")}
@@ -137,10 +140,14 @@ def timed(readers: dict[str, Callable[[np.ndarray], Any]], total: int, reads: in
     }
 
 
-def readers(folder: Path) -> dict[str, Callable[[np.ndarray], Any]]:
-    """Return what reads frames of a set of places, each into what its users work on: Frames or Atoms."""
+def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], Any]]:
+    """Return what reads frames of a set of places, each into what its users work on: Frames or Atoms.
+
+    Databases are held open as context managers, which spares them a connection or transaction a read.
+    """
     mapped, loaded = open_store(folder / "store-float32"), open_store(folder / "store-float32", in_memory=True)
-    sqlite, lmdb = connect(folder / "frames.db"), connect(folder / "frames.aselmdb", type="aselmdb", readonly=True)
+    sqlite = stack.enter_context(connect(folder / "frames.db"))
+    lmdb = stack.enter_context(connect(folder / "frames.aselmdb", type="aselmdb", readonly=True))
 
     def batches(store: Store) -> Callable[[np.ndarray], Any]:
         return lambda chosen: [store.select(chosen[k : k + BATCH]) for k in range(0, len(chosen), BATCH)]
@@ -271,12 +278,14 @@ def main() -> None:
             made.write_text(json.dumps(write(folder, counts)))
         load = os.getloadavg()
         small = small_store(folder)
+        with ExitStack() as stack:
+            reads = timed(readers(folder, stack), told.count, told.reads, told.repeats)
         measured: dict[str, Any] = {
             "count": told.count,
             "atoms": int(counts.sum()),
             "largest": int(counts.max()),
             "bytes": json.loads(made.read_text()),
-            "reads": timed(readers(folder), told.count, told.reads, told.repeats),
+            "reads": reads,
             "opening": {"whole": opening(folder / "store-float32", small), "small": opening(small, small)},
             "waiting": {kept: waiting(folder, kept, told.updates) for kept in ("auto", "false")},
             "waiting, nothing prepared ahead": waiting(folder, "auto", told.updates, ahead=False),

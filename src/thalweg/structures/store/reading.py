@@ -30,7 +30,7 @@ InMemory = bool | Literal["auto"]
 MEMORY_SHARE = 0.5
 """Share of the free memory up to which `auto` loads a store."""
 
-_BITS = np.array([1, 2, 4], dtype=np.uint8)
+_FLAGS = (np.arange(8)[:, None] & np.array([1, 2, 4])).astype(bool)  # three bits as three truths
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +69,7 @@ class Store:
     def counts(self, chosen: Sequence[int] | Int[Tensor, " chosen"] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of atoms of the chosen frames."""
         index = self._index(chosen)
-        offsets = self.arrays["offsets"]
-        return self._sizes("offsets", offsets[index], offsets[index + 1], self.index.atoms)
+        return self._atoms(index)[1]
 
     def select(self, chosen: Sequence[int] | Int[Tensor, " chosen"] | NDArray[np.int64]) -> Frames:
         """Return the chosen frames, in the order given; indices may repeat.
@@ -78,10 +77,16 @@ class Store:
         Raises:
             StructureError: an index outside 0 to `len(store) - 1`, or offsets that the disk has damaged.
         """
-        index, arrays = self._index(chosen), self.arrays
-        offsets = arrays["offsets"]
-        first, last = offsets[index], offsets[index + 1]
-        counts = self._sizes("offsets", first, last, self.index.atoms)
+        index = self._index(chosen)
+        try:
+            return self._gathered(index, *self._atoms(index))
+        except IndexError:  # only what the disk has damaged points outside
+            raise StructureError(
+                f"{_file(self.path, 'offsets')} (or free, pbc): points outside: damaged; convert again"
+            ) from None
+
+    def _gathered(self, index: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]) -> Frames:
+        arrays = self.arrays
         rows = _ragged_rows(first, counts)
         # cells and labels take the floating type of the positions, energies keep their own until training casts them
         real = self.dtype
@@ -90,11 +95,11 @@ class Store:
             positions=torch.from_numpy(arrays["positions"].take(rows, axis=0)),
             numbers=torch.from_numpy(arrays["numbers"].take(rows).astype(np.int64)),
             cell=torch.from_numpy(arrays["cell"].take(index, axis=0)).to(real),
-            pbc=torch.from_numpy((arrays["pbc"].take(index)[:, None] & _BITS).astype(bool)),
+            pbc=torch.from_numpy(_FLAGS.take(arrays["pbc"].take(index), axis=0)),
             owner=torch.from_numpy(np.repeat(np.arange(len(index)), counts)),
             free=torch.ones((len(rows), 3), dtype=torch.bool)
             if free is None
-            else torch.from_numpy((free.take(rows)[:, None] & _BITS).astype(bool)),
+            else torch.from_numpy(_FLAGS.take(free.take(rows), axis=0)),
             ids=self._names("ids", "id_offsets", index),
         )
         stress = arrays.get("stress")
@@ -130,26 +135,35 @@ class Store:
 
     def _index(self, chosen: Sequence[int] | Tensor | NDArray[np.int64]) -> NDArray[np.int64]:
         index = np.asarray(chosen, dtype=np.int64)
-        if len(index) and (index.min() < 0 or index.max() >= len(self)):
+        # a negative index is a huge one without its sign: one pass finds both kinds, and passes are what costs here
+        if index.size and index.view(np.uint64).max() >= len(self):
             wrong = int(index[(index < 0) | (index >= len(self))][0])
             raise StructureError(f"{self.path}: there is no frame {wrong}: allowed is 0 to {len(self) - 1}")
         return index
 
-    def _sizes(self, name: str, first: NDArray[np.int64], last: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-        sizes: NDArray[np.int64] = last - first
-        if len(sizes) and (sizes.min() < 0 or first.min() < 0 or last.max() > total):
-            raise StructureError(f"{_file(self.path, name)}: offsets that do not ascend: damaged; convert again")
-        return sizes
+    def _atoms(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the atoms of frames begin and how many there are."""
+        offsets = self.arrays["offsets"]
+        first = offsets.take(index)
+        counts = offsets.take(index + 1) - first
+        if index.size and np.maximum(first.view(np.uint64), counts.view(np.uint64)).max() > self.index.atoms:
+            raise StructureError(f"{_file(self.path, 'offsets')}: offsets that do not ascend: damaged; convert again")
+        return first, counts
 
     def _names(self, name: str, offsets: str, index: NDArray[np.int64]) -> tuple[str, ...]:
-        bounds, blob = self.arrays[offsets], self.arrays[name]
-        if len(index) and index.max() >= len(bounds) - 1:
-            raise StructureError(f"{_file(self.path, 'parents')}: a parent that has no name: damaged; convert again")
-        first = bounds.take(index)
-        sizes = self._sizes(offsets, first, bounds.take(index + 1), len(blob))
-        text = blob.take(_ragged_rows(first, sizes)).tobytes()
-        ends = np.cumsum(sizes).tolist()
-        return tuple(text[e - s : e].decode("utf-8", "replace") for s, e in zip(sizes.tolist(), ends, strict=True))
+        bounds, text = self.arrays[offsets], self.arrays[name].data
+        names = []
+        try:
+            ends = zip(bounds.take(index).tolist(), bounds.take(index + 1).tolist(), strict=True)
+        except IndexError:  # frames were checked; the number of a parent comes from the disk
+            raise StructureError(
+                f"{_file(self.path, 'parents')}: a parent that has no name: damaged; convert again"
+            ) from None
+        for first, last in ends:
+            if not 0 <= first <= last <= len(text):
+                raise StructureError(f"{_file(self.path, offsets)}: offsets that do not ascend: damaged; convert again")
+            names.append(str(text[first:last], "utf-8", "replace"))
+        return tuple(names)
 
 
 def open_store(
