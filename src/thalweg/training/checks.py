@@ -101,6 +101,15 @@ def _check_labels(frames: Frames) -> None:
         )
 
 
+def check_weights(settings: TrainSettings) -> None:
+    """Refuse weights that are both zero.
+
+    Raises:
+        SettingsError: they are.
+    """
+    _check_weights(settings.matching, "matching")
+
+
 def _check_weights(matching: MatchingSettings, where: str) -> None:
     if matching.energy_weight == 0 and matching.force_weight == 0:
         raise SettingsError(
