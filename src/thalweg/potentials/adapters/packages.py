@@ -80,6 +80,7 @@ class PackageModel(Network, ConservativePotential):
                     f"{self.kind} cannot build what its settings say ({one_line(error)}): compare them with those "
                     f"that thalweg[{self.extra}] documents"
                 ) from error
+        _settle(self.module)
         self.double()  # constants were made in float64; a model file converts to what it was saved in
 
     @abstractmethod
@@ -169,6 +170,15 @@ class PackageModel(Network, ConservativePotential):
         again.train(self.training)
         memo[id(self)] = again
         return again
+
+
+def _settle(module: nn.Module) -> None:
+    """Turn parameters that do not learn into buffers of the same names: `parameters()` is what learns."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if not parameter.requires_grad:
+                delattr(part, name)
+                part.register_buffer(name, parameter.detach())
 
 
 def within(structures: Structures, edges: Edges, cutoff: float) -> Edges:
