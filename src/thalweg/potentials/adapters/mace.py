@@ -144,6 +144,10 @@ class Mace(PackageModel):
         _compare(potential, theirs, str(path))
         return potential
 
+    def packed(self) -> nn.Module:
+        """Return the whole module, as MACE pickles it."""
+        return self.module
+
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return what MACE says; see `PackageModel.model_energy`."""
         return _ask(self.module, structures, edges, list(self.species), self._head)

@@ -61,15 +61,14 @@ class NequIP(PackageModel):
         _check(settings.config)
         _begin()
         build = getattr(imported("nequip.model", self.extra), settings.builder)
-        module: nn.Module = build(
-            **{"avg_num_neighbors": 16.0, **settings.config},
-            r_max=settings.cutoff,
-            type_names=[chemical_symbols[z] for z in self._order],
-            seed=torch.initial_seed() % 2**31,
-            model_dtype="float64",
-            compile_mode="eager",
-            do_derivatives=False,
-        )
+        self._told = {
+            "avg_num_neighbors": 16.0,
+            **settings.config,
+            "r_max": settings.cutoff,
+            "type_names": [chemical_symbols[z] for z in self._order],
+            "seed": torch.initial_seed() % 2**31,
+        }
+        module: nn.Module = build(**self._told, model_dtype="float64", compile_mode="eager", do_derivatives=False)
         return module
 
     @classmethod
@@ -101,6 +100,24 @@ class NequIP(PackageModel):
         potential = cls(settings)
         potential.take(theirs[key].state_dict(), str(path))
         return potential
+
+    def packed(self) -> dict[str, Any]:
+        """Return a checkpoint of nequip-train without the state of a training run."""
+        builder = f"nequip.model.{self.settings['builder']}"
+        dtype = str(self.scale.dtype).removeprefix("torch.")
+        trainer = "nequip.train.NequIPLightningModule"
+        return {
+            "pytorch-lightning_version": imported("lightning", self.extra).__version__,
+            "state_dict": {
+                "run_stage": torch.zeros(1, dtype=torch.long),
+                **{f"model.sole_model.{k}": t.detach().cpu() for k, t in self.module.state_dict().items()},
+            },
+            "hyper_parameters": {
+                "model": {"_target_": builder, **self._told, "model_dtype": dtype},
+                "num_datasets": {"train": 1, "val": 0, "test": 0, "predict": 0},
+                "info_dict": {"versions": {}, "training_module": {"_target_": trainer}},
+            },
+        }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Convert; NequIP's modules also hold the floating type they answer in as a plain value."""

@@ -18,7 +18,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,6 +35,7 @@ from thalweg.potentials.adapters.probe import probe
 from thalweg.potentials.contract import ConservativePotential
 from thalweg.potentials.layers import Network, NetworkSettings
 from thalweg.seeds import torch_stream
+from thalweg.storage import atomic_write
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
@@ -49,7 +50,8 @@ class PackageSettings(NetworkSettings):
 class PackageModel(Network, ConservativePotential):
     """A model that another package builds; its parameters are the potential's, in float64 until converted.
 
-    A subclass names `kind`, `extra`, `model` (its settings) and writes `build`, `read` and `model_energy`.
+    A subclass names `kind`, `extra`, `model` (its settings) and writes `build`, `read`, `packed` and
+    `model_energy`.
     """
 
     extra: ClassVar[str]
@@ -93,6 +95,10 @@ class PackageModel(Network, ConservativePotential):
         """Return the potential that a file of the package holds, with its weights."""
 
     @abstractmethod
+    def packed(self) -> Any:
+        """Return what the package's own file holds for this potential."""
+
+    @abstractmethod
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return what the package's model says, eV; no edge is longer than the cutoff."""
 
@@ -128,6 +134,23 @@ class PackageModel(Network, ConservativePotential):
         dtype, device = potential.scale.dtype, potential.scale.device
         probe(potential, f"{cls.kind}:{name}", dtype, device)
         return potential
+
+    def write(self, path: str | Path) -> None:
+        """Write the package's own file, which its calculators open.
+
+        Raises:
+            PotentialError: a reference was set, which that file has no place for.
+            OutputError: the folder cannot be written.
+        """
+        if float(self.scale) != 1.0 or bool((self.shift != 0).any()):
+            raise PotentialError(
+                f"this {self.kind} potential has a reference (scale {float(self.scale):.6g}, shifts "
+                f"{self.shift.tolist()} eV) that {self.file} has no place for: keep the model file of thalweg"
+            )
+        written = BytesIO()
+        with apart():
+            torch.save(self.packed(), written)
+        atomic_write(path, written.getvalue(), overwrite=True)
 
     def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return what the model says, scaled and shifted; see `ConservativePotential.energy`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from ase.data import chemical_symbols
 from jaxtyping import Float
 from pydantic import Field, JsonValue
 from torch import Tensor, nn
@@ -60,13 +61,14 @@ class SevenNet(PackageModel):
         order = list(self.species) if settings.order is None else settings.order
         if sorted(order) != list(self.species):
             raise PotentialError(f"sevennet setting 'order' is {order}: allowed are the species {list(self.species)}")
-        config = {**defaults, **_SHIFTS, **settings.config, "cutoff": settings.cutoff}
+        config = {**defaults, **_SHIFTS, **settings.config, "cutoff": settings.cutoff, **dict.fromkeys(_ACCELERATED, False)}
         modals = config.get("_modal_map") or {}
         if settings.modal not in (modals or (None,)):
             raise PotentialError(f"sevennet setting 'modal' is {settings.modal!r}: allowed is one of {sorted(modals)}")
+        config["cuequivariance_config"] = {}
         config["_number_of_species"] = len(order)
         config["_type_map"] = {z: k for k, z in enumerate(order)}
-        config.update(use_flash_tp=False, cuequivariance_config={}, use_oeq=False)
+        self._config = config
         module = builder.build_E3_equivariant_model(config)
         module.delete_module_by_key("force_output")
         module.replace_module("onehot_idx_to_onehot", _Types(len(order)))
@@ -89,8 +91,19 @@ class SevenNet(PackageModel):
             config={key: _plain(value) for key, value in config.items() if key in kept},
         )
         potential = cls(settings)
-        potential.take(theirs.state_dict(), str(path))
+        held = next(t.dtype for t in checkpoint.model_state_dict.values() if t.is_floating_point())
+        state = {name: t.to(held) if t.is_floating_point() else t for name, t in theirs.state_dict().items()}
+        potential.take(state, str(path))
         return potential
+
+    def packed(self) -> dict[str, Any]:
+        """Return a checkpoint without the state of an optimiser."""
+        version = imported("sevenn", self.extra).__version__
+        symbols = [chemical_symbols[z] for z in self._config["_type_map"]]
+        return {
+            "model_state_dict": {name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()},
+            "config": {"version": version, "chemical_species": symbols, "train_shift_scale": False, **self._config},
+        }
 
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return what the chain says; see `PackageModel.model_energy`."""
