@@ -131,7 +131,7 @@ def sevennet(**config: Any) -> Callable[[], Potential]:
 
 def with_older_e3nn() -> bool:
     """Whether the e3nn that is here is one that our equivariant potential refuses."""
-    return metadata.version("e3nn").split(".")[:2] < ["0", "5"]
+    return [int(part) for part in metadata.version("e3nn").split(".")[:2]] < [0, 5]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class MaceSettings(PackageSettings):
     """Power p of the cutoff."""
     radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
     """Radial basis."""
-    radial_MLP: list[int] = Field(default=[64, 64, 64])
+    radial_MLP: list[int] = Field(default=[64, 64, 64])  # noqa: N815 (MACE's name)
     """Widths of the radial network."""
     distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
     """What distances go through before the radial basis."""
@@ -181,11 +181,11 @@ def _settings(config: dict[str, Any], options: dict[str, Any]) -> MaceSettings:
     if config["gate"] is not None and config["gate"] not in gates:
         raise PotentialError(f"its gate {config['gate']!r} is none of {', '.join(_GATES)}: take another model")
     if config["embedding_specs"]:
-        raise PotentialError(f"it embeds more than elements ({', '.join(config['embedding_specs'])}): take another model")
-    same = (
-        "max_ell num_bessel use_reduced_cg use_so3 use_agnostic_product use_last_readout_only use_edge_irreps_first "
-        "apply_cutoff pair_repulsion radial_type"
-    ).split()
+        raise PotentialError(
+            f"it embeds more than elements ({', '.join(config['embedding_specs'])}): take another model"
+        )
+    same = ["max_ell", "num_bessel", "radial_type", "pair_repulsion", "apply_cutoff", "use_reduced_cg", "use_so3"]
+    same += ["use_agnostic_product", "use_last_readout_only", "use_edge_irreps_first"]
     return MaceSettings(
         species=tuple(config["atomic_numbers"].tolist()),
         cutoff=float(config["r_max"]),
@@ -219,8 +219,8 @@ def _compare(potential: Mace, theirs: nn.Module, name: str) -> None:
     apart = float((found - wanted).abs().max())
     if not apart <= 100 * torch.finfo(dtype).eps * (1 + float(wanted.abs().max())):
         raise PotentialError(
-            f"{name}: built anew from what MACE says of it, this model is {apart:.3g} eV off on a probe of 7 atoms: its "
-            "architecture is not one that can be opened"
+            f"{name}: built anew from what MACE says of it, this model is {apart:.3g} eV off on a probe of 7 atoms: "
+            "its architecture is not one that can be opened"
         )
 
 

@@ -5,7 +5,8 @@ and cell by a strain of its own; built with `do_derivatives=False` it returns wh
 given, so it derives none. Buffers that the package keeps in float64 beside a float32 model (Bessel roots, scales,
 shifts) are converted with the rest.
 
-Packaged models (.nequip.zip) carry code instead of the values they were built from and are refused: give the checkpoint.
+Packaged models (.nequip.zip) carry code instead of the values they were built from and are refused: give the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class NequIP(PackageModel):
         super()._apply(fn, recurse)
         for part in self.module.modules():
             if hasattr(part, "_output_dtype"):
-                part._output_dtype = self.scale.dtype
+                part._output_dtype = self.scale.dtype  # type: ignore[assignment]
         return self
 
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:

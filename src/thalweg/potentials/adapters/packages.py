@@ -257,8 +257,8 @@ def apart(seed: int | None = None) -> Iterator[None]:
     """Let a package work without leaving traces in the process, and without generated code being compiled.
 
     What is put back: random streams of torch, NumPy and Python, the default floating type (float64 meanwhile),
-    environment variables, warnings, what is printed, and what e3nn compiles by default (nothing meanwhile: compiled code was not made
-    to be differentiated again).
+    environment variables, warnings, what is printed, and what e3nn compiles by default (nothing meanwhile:
+    compiled code was not made to be differentiated again).
 
     Args:
         seed: root seed of what torch draws meanwhile.

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from thalweg.errors import PotentialError, nearest_known
 from thalweg.potentials.adapters.packages import PackageModel, PackageSettings, imported
-from thalweg.potentials.contract import Potential
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
@@ -61,7 +60,13 @@ class SevenNet(PackageModel):
         order = list(self.species) if settings.order is None else settings.order
         if sorted(order) != list(self.species):
             raise PotentialError(f"sevennet setting 'order' is {order}: allowed are the species {list(self.species)}")
-        config = {**defaults, **_SHIFTS, **settings.config, "cutoff": settings.cutoff, **dict.fromkeys(_ACCELERATED, False)}
+        config = {
+            **defaults,
+            **_SHIFTS,
+            **settings.config,
+            "cutoff": settings.cutoff,
+            **dict.fromkeys(_ACCELERATED, False),
+        }
         modals = config.get("_modal_map") or {}
         if settings.modal not in (modals or (None,)):
             raise PotentialError(f"sevennet setting 'modal' is {settings.modal!r}: allowed is one of {sorted(modals)}")
@@ -74,7 +79,7 @@ class SevenNet(PackageModel):
         module.replace_module("onehot_idx_to_onehot", _Types(len(order)))
         module.key_grad, module.eval_modal_map = None, False
         self._modal = modals[settings.modal] if settings.modal is not None else None
-        return module  # type: ignore[no-any-return]
+        return module
 
     @classmethod
     def read(cls, path: Path, options: dict[str, Any]) -> Self:
@@ -118,8 +123,6 @@ class SevenNet(PackageModel):
             given["modal_type"] = torch.full((len(structures),), self._modal, device=structures.device)
         energy: Tensor = self.module(given)["inferred_total_energy"]
         return energy
-
-
 
 
 class _Types(nn.Module):
