@@ -101,6 +101,7 @@ def test_own_file_opens_and_the_packages_calculator_agrees(
     assert torch.equal(found.forces, same.forces)
     assert found.stress is not None
     with apart():
+        torch.set_default_dtype(dtype)
         theirs = calculator(kind, path)
         for k, frame in enumerate(frames.to_atoms()):
             plain = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=True, calculator=theirs)
