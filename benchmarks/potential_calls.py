@@ -5,8 +5,9 @@
 The same cells of 64 silicon atoms, rattled, in batches of 1 and 8, in float32 and float64, all potentials with a cutoff
 of 4.2 Å and our edges, found beforehand; CHGNet, which is called by its own package, with 4.2 Å and bonds of 3 Å, its
 graphs made beforehand. Two calls: `forces` (energy and forces, no graph kept) and `loss` (the same with a graph, the
-sum of squared forces, and its gradient to the parameters). Potentials take turns; the median of each is given, CPU seconds
-for ratios and wall seconds beside. Bytes are those that autograd keeps for the backward of the loss, each storage once.
+sum of squared forces, and its gradient to the parameters). Potentials take turns; the median of each is given, CPU
+seconds for ratios and wall seconds beside. Bytes are those that autograd keeps for the backward of the loss, each
+storage once.
 A package that is not here is listed as missing. Where packages cannot live in one environment, run in each and merge
 with `--merge`: ours are measured in each, and ratios are to ours of the same run. Parameters are fresh: nothing here
 speaks of accuracy.
