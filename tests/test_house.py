@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 HEAVY = {"torch", "lightning", "plotly", "chemiscope", "scipy", "ase", "rich"}
 """What `thalweg --help` must not wait for; lightning alone takes four seconds to import."""
 
-IMPORT_NAMES = {"pyyaml": "yaml", "torch-sim-atomistic": "torch_sim"}
+IMPORT_NAMES = {"pyyaml": "yaml", "torch-sim-atomistic": "torch_sim", "mace-torch": "mace"}
 """Distributions whose module has another name."""
 
 
