@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from thalweg.errors import PotentialError, nearest_known
+from thalweg.potentials.adapters import ADAPTERS
 from thalweg.potentials.adapters.ase_reference import REFERENCE_ONLY, AseReference
-from thalweg.potentials.adapters.torch_energy import TorchEnergy
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import load_potential
 from thalweg.potentials.stillinger_weber import StillingerWeber
@@ -18,9 +18,10 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
 
     Args:
         name: the path of a model file; the path of a `.sw` file; `stillinger-weber:NAME` with a published
-            set of parameters; or `torch:module:factory?species=Si&cutoff=5` with a torch module, see
-            `TorchEnergy.from_words`. To open the latter runs that code; code that a model file names is run only
-            if it was allowed. As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
+            set of parameters; `torch:module:factory?species=Si&cutoff=5` with a torch module; or another
+            package's file of weights, `mace:FILE`, by the kinds of `ADAPTERS`, see their `from_words`. To open one
+            of these runs code that it names or holds; code that a model file names is run only if it was allowed.
+            As a reference also `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
         reference: whether what only answers and cannot learn will do.
 
     Raises:
@@ -33,8 +34,9 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
         if not reference:
             raise PotentialError(f"{name!r} cannot be used here: {REFERENCE_ONLY}")
         return AseReference.from_words(published)
-    if colon and kind == TorchEnergy.kind:
-        return TorchEnergy.from_words(published)
+    for adapter in ADAPTERS:
+        if colon and kind == adapter.kind:
+            return adapter.from_words(published)
     if colon and kind == StillingerWeber.kind and not Path(name).exists():
         if published not in PUBLISHED:
             raise PotentialError(

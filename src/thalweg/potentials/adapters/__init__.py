@@ -6,8 +6,15 @@ What learns is a `ConservativePotential` and is in the list. What only answers, 
 
 from __future__ import annotations
 
+from thalweg.potentials.adapters.chgnet import CHGNetPotential
+from thalweg.potentials.adapters.orb import OrbConservative, OrbDirect
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
 from thalweg.potentials.contract import Potential
 
-ADAPTERS: tuple[type[Potential], ...] = (TorchEnergy,)
+ADAPTERS: tuple[type[Potential], ...] = (
+    TorchEnergy,
+    CHGNetPotential,
+    OrbConservative,
+    OrbDirect,
+)
 """Every adapter whose parameters learn."""

@@ -2,7 +2,8 @@
 
 To import a module is to run it. What a user types or calls is run because they named it; what stands in a model
 file or in settings is run only if its name was allowed, by `allow_code` or in the environment variable
-`THALWEG_ALLOW_CODE`, which processes started from this one inherit. Nothing is ever unpickled.
+`THALWEG_ALLOW_CODE`, which processes started from this one inherit. A pickle is code: a
+file of weights that holds more than tensors and plain values is unpickled only if its path was allowed.
 """
 
 from __future__ import annotations
@@ -79,6 +80,19 @@ def parse_words(words: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, query = words.partition("?")
     split_name(name)
+    return name, parse_options(query, name)
+
+
+def parse_options(query: str, name: str) -> dict[str, Any]:
+    """Return the options of `key=value&key=value`; values are read as YAML.
+
+    Args:
+        query: what follows the question mark.
+        name: what they are options of, for errors.
+
+    Raises:
+        PotentialError: an option that is not key=value, or given twice.
+    """
     options: dict[str, Any] = {}
     for part in query.split("&") if query else []:
         key, equals, value = part.partition("=")
@@ -90,7 +104,7 @@ def parse_words(words: str) -> tuple[str, dict[str, Any]]:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise PotentialError(f"option {key!r} of {name!r} is {value!r}: quote it as YAML would ask for") from None
-    return name, options
+    return options
 
 
 def find_factory(name: str) -> Callable[..., Any]:
