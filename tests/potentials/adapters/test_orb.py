@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,12 @@ def test_modules_say_what_the_package_says(most: int | None) -> None:
 
     frames = rattled()
     config = atomic_system.SystemConfig(radius=6.0, max_num_neighbors=most or 1000)
-    graphs = [
-        atomic_system.ase_atoms_to_atom_graphs(f, system_config=config, device="cpu", output_dtype=torch.float64)
-        for f in frames
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package's own way to NumPy
+        graphs = [
+            atomic_system.ase_atoms_to_atom_graphs(f, system_config=config, device="cpu", output_dtype=torch.float64)
+            for f in frames
+        ]
     x = Structures.from_atoms(frames)
     conservative, direct = small("orb", neighbours=most), small("orb-direct", neighbours=most)
     assert isinstance(conservative, OrbConservative)
