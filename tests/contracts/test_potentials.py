@@ -239,7 +239,11 @@ def checks_of(claims: Claims) -> list[checks.Check]:
 
 @pytest.mark.parametrize(
     ("case", "check"),
-    [pytest.param(case, check, id=f"{case.name}-{check.__name__}") for case in CASES for check in checks_of(case.claims)],
+    [
+        pytest.param(case, check, id=f"{case.name}-{check.__name__}")
+        for case in CASES
+        for check in checks_of(case.claims)
+    ],
 )
 def test_potential_keeps(case: Case, check: checks.Check) -> None:
     check(case.make(), case.structures())

@@ -68,7 +68,9 @@ def test_bonds_that_leave_the_angles_do_so_smoothly() -> None:
     edge = (cutoff**2 - 0.1**2) ** 0.5
     # the pair itself goes on beyond, so compare with its own smooth course: fourth differences over the edge
     steps = (0.04, 0.02, 0.01)
-    jumps = [abs(energy(edge + h) - 3 * energy(edge + h / 3) + 3 * energy(edge - h / 3) - energy(edge - h)) for h in steps]
+    jumps = [
+        abs(energy(edge + h) - 3 * energy(edge + h / 3) + 3 * energy(edge - h / 3) - energy(edge - h)) for h in steps
+    ]
     for wide, narrow in pairwise(jumps):
         assert narrow <= wide / 2**2.5 + 1e-12, jumps
 

@@ -7,6 +7,7 @@ What learns is a `ConservativePotential` and is in the list. What only answers, 
 from __future__ import annotations
 
 from thalweg.potentials.adapters.chgnet import CHGNetPotential
+from thalweg.potentials.adapters.fairchem import FairchemPotential
 from thalweg.potentials.adapters.matgl import MatGLPotential
 from thalweg.potentials.adapters.orb import OrbConservative, OrbDirect
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
@@ -15,6 +16,7 @@ from thalweg.potentials.contract import Potential
 ADAPTERS: tuple[type[Potential], ...] = (
     TorchEnergy,
     CHGNetPotential,
+    FairchemPotential,
     MatGLPotential,
     OrbConservative,
     OrbDirect,

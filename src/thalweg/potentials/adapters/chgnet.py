@@ -59,8 +59,8 @@ class CHGNetPotential(Adapted, ConservativePotential):
             )
         if settings.options.get("mlp_out_bias"):
             raise PotentialError(
-                "this CHGNet has an output bias (mlp_out_bias, as 0.2.0 has): its energy jumps where the first angle of "
-                "a structure appears, so it has no forces there; take 0.3.0 or train one without"
+                "this CHGNet has an output bias (mlp_out_bias, as 0.2.0 has): its energy jumps where the first angle "
+                "of a structure appears, so it has no forces there; take 0.3.0 or train one without"
             )
         model, self._graph = self.imported(".model.model").CHGNet, self.imported(".model.model").BatchedGraph
         options: dict[str, Any] = {"graph_converter_algorithm": "legacy", **settings.options}
@@ -123,7 +123,9 @@ class CHGNetPotential(Adapted, ConservativePotential):
             atomic_numbers=structures.numbers,
             bond_bases_ag=basis.rbf_expansion_ag(unique),
             bond_bases_bg=basis.rbf_expansion_bg(unique),
-            angle_bases=module.angle_basis_expansion(directions.index_select(0, one), directions.index_select(0, other)),
+            angle_bases=module.angle_basis_expansion(
+                directions.index_select(0, one), directions.index_select(0, other)
+            ),
             batched_atom_graph=torch.stack([edges.centre, edges.neighbour], dim=1),
             batched_bond_graph=torch.stack([edges.centre[one], bond[one], bond[other]], dim=1),
             atom_owners=structures.owner,

@@ -68,7 +68,9 @@ class MatGLPotential(Adapted, ConservativePotential):
             raise PotentialError(f"{self.kind} setting 'order' is {order}: allowed are symbols, all of the species")
         kept = set(told.options) & set(_NOT_KEPT)
         if kept:
-            raise PotentialError(f"{self.kind} setting 'options' has {sorted(kept)[0]!r}, which the adapter sets itself")
+            raise PotentialError(
+                f"{self.kind} setting 'options' has {sorted(kept)[0]!r}, which the adapter sets itself"
+            )
         model = getattr(self.imported(".models"), told.architecture)
         wrapper = self.imported(".apps.pes").Potential
         self._line_graph = self.imported(".graph._compute").create_line_graph_torch

@@ -61,7 +61,9 @@ class _Orb(Adapted):
         super().__init__()
         told = cast(OrbSettings, settings)
         if told.species[-1] > 117:
-            raise PotentialError(f"{self.kind} setting 'species' has {told.species[-1]}: ORB knows the elements 1 to 117")
+            raise PotentialError(
+                f"{self.kind} setting 'species' has {told.species[-1]}: ORB knows the elements 1 to 117"
+            )
         if told.options.get("has_charge_spin_cond"):
             raise PotentialError(
                 "this ORB asks for total charge and spin (omol models do), which structures here do not have: take an "
