@@ -20,8 +20,10 @@ from ase import Atoms
 
 from thalweg.errors import CheckpointError, PotentialError
 from thalweg.potentials import build_potential
-from thalweg.potentials.adapters import mace, packages
-from thalweg.potentials.adapters.packages import PackageModel, apart, elements, imported, places
+from thalweg.potentials.adapters import apart as aparting
+from thalweg.potentials.adapters import mace
+from thalweg.potentials.adapters.apart import apart, imported
+from thalweg.potentials.adapters.packages import PackageModel, elements, places
 from thalweg.potentials.equivariant import coupling
 from thalweg.potentials.files import load_potential, save_potential
 from thalweg.potentials.opening import open_potential
@@ -247,7 +249,7 @@ def test_model_file_of_a_missing_package_is_one_line(
     monkeypatch.setattr(type(painn), "settings", property(lambda self: {"species": [14]}))
     save_potential(tmp_path / "model.safetensors", painn)
     monkeypatch.undo()
-    monkeypatch.setattr(packages.importlib, "import_module", lambda name: __import__("nowhere_at_all"))
+    monkeypatch.setattr(aparting.importlib, "import_module", lambda name: __import__("nowhere_at_all"))
     with pytest.raises(CheckpointError, match="needs the package mace") as refusal:
         load_potential(tmp_path / "model.safetensors")
     assert "\n" not in str(refusal.value)

@@ -19,7 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thalweg.errors import PotentialError, nearest_known
-from thalweg.potentials.adapters.packages import PackageModel, PackageSettings, imported, places
+from thalweg.potentials.adapters.apart import imported
+from thalweg.potentials.adapters.code import read_pickled
+from thalweg.potentials.adapters.packages import CutoffSettings, PackageEnergy, places
 from thalweg.potentials.adapters.probe import probe_structures
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -27,7 +29,7 @@ from thalweg.structures.neighbours import Edges
 _GATES = {"silu": nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
 
 
-class MaceSettings(PackageSettings):
+class MaceSettings(CutoffSettings):
     """The values from which a MACE model is built again; names and meaning are MACE's."""
 
     cutoff: float = Field(default=4.2, gt=0, allow_inf_nan=False)
@@ -86,7 +88,7 @@ class MaceSettings(PackageSettings):
     """Whether scale and shift of the interaction energy are one for each head; their values are among the tensors."""
 
 
-class Mace(PackageModel):
+class Mace(PackageEnergy):
     """A MACE model (ScaleShiftMACE); its parameters are the potential's."""
 
     kind: ClassVar[str] = "mace"
@@ -95,7 +97,7 @@ class Mace(PackageModel):
     file: ClassVar[str] = "a model file of MACE (.model)"
     model: ClassVar[type[MaceSettings]] = MaceSettings
 
-    def build(self, settings: MaceSettings) -> nn.Module:
+    def build(self, settings: MaceSettings) -> tuple[nn.Module, float]:
         """Return a ScaleShiftMACE."""
         modules, irreps = imported("mace.modules", self.extra), imported("e3nn.o3", self.extra).Irreps
         if settings.head not in settings.heads and (settings.head is not None or len(settings.heads) > 1):
@@ -123,13 +125,13 @@ class Mace(PackageModel):
                 "atomic_inter_shift": [0.0] * heads if settings.per_head else 0.0,
             }
         )
-        return built
+        return built, settings.cutoff
 
     @classmethod
     def read(cls, path: Path, options: dict[str, Any]) -> Self:
         """Return the potential of a pickled MACE model."""
         scripts = imported("mace.tools.scripts_utils", cls.extra)
-        theirs = torch.load(path, map_location="cpu", weights_only=False)
+        theirs = read_pickled(path)
         if type(theirs).__name__ != "ScaleShiftMACE":
             raise PotentialError(
                 f"{path}: this holds a {type(theirs).__name__}: only a ScaleShiftMACE, whole and not compiled, can be "
@@ -149,7 +151,7 @@ class Mace(PackageModel):
         return self.module
 
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
-        """Return what MACE says; see `PackageModel.model_energy`."""
+        """Return what MACE says; see `PackageEnergy.model_energy`."""
         return _ask(self.module, structures, edges, list(self.species), self._head)
 
 

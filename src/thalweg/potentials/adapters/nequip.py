@@ -22,7 +22,9 @@ from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from thalweg.errors import PotentialError, nearest_known
-from thalweg.potentials.adapters.packages import PackageModel, PackageSettings, elements, imported, places
+from thalweg.potentials.adapters.apart import imported
+from thalweg.potentials.adapters.code import read_pickled
+from thalweg.potentials.adapters.packages import CutoffSettings, PackageEnergy, elements, places
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
@@ -31,7 +33,7 @@ _OURS = ("r_max", "type_names", "seed", "model_dtype", "compile_mode", "do_deriv
 _PAIRS = "nequip.nn.pair_potential."
 
 
-class NequIPSettings(PackageSettings):
+class NequIPSettings(CutoffSettings):
     """The values from which a NequIP model is built again."""
 
     builder: Literal["NequIPGNNModel", "PresetNequIPGNNModel", "FullNequIPGNNModel"] = "NequIPGNNModel"
@@ -43,7 +45,7 @@ class NequIPSettings(PackageSettings):
     and 16 for avg_num_neighbors, which it asks for."""
 
 
-class NequIP(PackageModel):
+class NequIP(PackageEnergy):
     """A NequIP model; its parameters are the potential's."""
 
     kind: ClassVar[str] = "nequip"
@@ -52,7 +54,7 @@ class NequIP(PackageModel):
     file: ClassVar[str] = "a checkpoint of nequip-train (.ckpt)"
     model: ClassVar[type[NequIPSettings]] = NequIPSettings
 
-    def build(self, settings: NequIPSettings) -> nn.Module:
+    def build(self, settings: NequIPSettings) -> tuple[nn.Module, float]:
         """Return NequIP's model without its derivatives."""
         self._order = list(self.species) if settings.order is None else settings.order
         if sorted(self._order) != list(self.species):
@@ -70,7 +72,7 @@ class NequIP(PackageModel):
             "seed": torch.initial_seed() % 2**31,
         }
         module: nn.Module = build(**self._told, model_dtype="float64", compile_mode="eager", do_derivatives=False)
-        return module
+        return module, settings.cutoff
 
     @classmethod
     def read(cls, path: Path, options: dict[str, Any]) -> Self:
@@ -81,7 +83,7 @@ class NequIP(PackageModel):
                 "the checkpoint (.ckpt) it was packaged from"
             )
         _begin()
-        told = torch.load(path, map_location="cpu", weights_only=False)["hyper_parameters"]["model"]
+        told = read_pickled(path)["hyper_parameters"]["model"]
         config = _plain(told)
         target = str(config.pop("_target_", "")).rpartition(".")[2]
         if target not in _BUILDERS:
@@ -129,7 +131,7 @@ class NequIP(PackageModel):
         return self
 
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
-        """Return what NequIP says; see `PackageModel.model_energy`."""
+        """Return what NequIP says; see `PackageEnergy.model_energy`."""
         given = {
             "pos": structures.positions,
             "edge_index": torch.stack([edges.centre, edges.neighbour]),

@@ -5,53 +5,54 @@ that package's input. Only the part of the model that gives the energy is called
 with scale 1 and shift 0 until a reference is set; forces and stress are our derivatives of it. So it does not matter
 where a package detaches or leaves out the graph: those are its force heads and its calculators, and neither is called.
 
-To open a package's own file unpickles it, and to unpickle is to run what the file says: it is done only for a file
-that was typed or passed by name, as with code (`adapters.code`). A model file of ours holds settings and tensors.
+A package's own file is read as tensors and plain values. One that holds more is a pickle, and to unpickle is to run
+what it says: that is done only for a file that was typed, or allowed as code is (`adapters.code`). A model file of ours
+holds settings and tensors.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import random
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from thalweg.errors import PotentialError, nearest_known
-from thalweg.potentials.adapters.code import one_line, parse_options
+from thalweg.potentials.adapters.apart import apart
+from thalweg.potentials.adapters.code import allow_file, one_line, parse_options
 from thalweg.potentials.adapters.probe import probe
 from thalweg.potentials.contract import ConservativePotential
 from thalweg.potentials.layers import Network, NetworkSettings
-from thalweg.seeds import torch_stream
 from thalweg.storage import atomic_write
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
 
-class PackageSettings(NetworkSettings):
-    """What the settings of every adapter hold, beside its architecture."""
+class CutoffSettings(NetworkSettings):
+    """What the settings hold where the adapter hands the package its cutoff."""
 
     cutoff: float = Field(gt=0, allow_inf_nan=False)
     """Range of the neighbour list, Å."""
 
 
-class PackageModel(Network, ConservativePotential):
+class OptionSettings(NetworkSettings):
+    """What the settings hold where a package builds its model from arguments of its own, the cutoff among them."""
+
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Those arguments, by the package's names."""
+
+
+class PackageModel(Network):
     """A model that another package builds; its parameters are the potential's, in float64 until converted.
 
-    A subclass names `kind`, `extra`, `model` (its settings) and writes `build`, `read`, `packed` and
-    `model_energy`.
+    A subclass names `kind`, `extra`, `file` and `model` (its settings) and writes `build` and `read`; what it answers
+    is `PackageEnergy`, or a `forward` of its own.
     """
 
     extra: ClassVar[str]
@@ -61,9 +62,9 @@ class PackageModel(Network, ConservativePotential):
     file: ClassVar[str]
     """The package's own file, in words."""
     module: nn.Module
-    """The package's model."""
+    """The package's model, always in evaluation mode: minima want no dropout."""
 
-    def __init__(self, settings: PackageSettings) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         """Build the architecture with the fresh parameters of its seed.
 
         Raises:
@@ -71,10 +72,9 @@ class PackageModel(Network, ConservativePotential):
         """
         super().__init__()
         self.begin(settings)
-        self.cutoff = settings.cutoff
         with apart(settings.seed):
             try:
-                self.module = self.build(settings)
+                self.module, self.cutoff = self.build(settings)
             except PotentialError:
                 raise
             except Exception as error:  # foreign code raises whatever it likes
@@ -82,28 +82,43 @@ class PackageModel(Network, ConservativePotential):
                     f"{self.kind} cannot build what its settings say ({one_line(error)}): compare them with those "
                     f"that thalweg[{self.extra}] documents"
                 ) from error
+        self.module.eval()
         _settle(self.module)
         self.double()  # constants were made in float64; a model file converts to what it was saved in
 
     @abstractmethod
-    def build(self, settings: Any) -> nn.Module:
-        """Return the package's model for settings of this adapter; torch's stream is seeded, its default is float64."""
+    def build(self, settings: Any) -> tuple[nn.Module, float]:
+        """Return the package's model for settings of this adapter, and its range in Å.
+
+        Torch's stream is seeded meanwhile, its default is float64.
+        """
 
     @classmethod
     @abstractmethod
-    def read(cls, path: Path, options: dict[str, Any]) -> Self:
+    def read(cls, path: Path, options: dict[str, Any]) -> PackageModel:
         """Return the potential that a file of the package holds, with its weights."""
 
-    @abstractmethod
     def packed(self) -> Any:
-        """Return what the package's own file holds for this potential."""
+        """Return what the package's own file holds for this potential.
 
-    @abstractmethod
-    def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
-        """Return what the package's model says, eV; no edge is longer than the cutoff."""
+        Raises:
+            PotentialError: the adapter writes no such file.
+        """
+        raise PotentialError(f"{self.kind} models are not written as {self.file}: keep the model file of thalweg")
 
     @classmethod
-    def from_words(cls, words: str) -> Self:
+    def find(cls, name: str) -> Path:
+        """Return the file that a name stands for.
+
+        Raises:
+            PotentialError: there is none.
+        """
+        if not Path(name).is_file():
+            raise PotentialError(f"{name}: there is no such file; give {cls.file} (nothing is ever downloaded)")
+        return Path(name)
+
+    @classmethod
+    def from_words(cls, words: str) -> PackageModel:
         """Open a file of weights of the package; whoever types its name lets what is pickled in it run.
 
         Args:
@@ -119,9 +134,8 @@ class PackageModel(Network, ConservativePotential):
         if strange:
             known = nearest_known(strange[0], cls.options) if cls.options else "it has none"
             raise PotentialError(f"'{cls.kind}:{name}' has no option {strange[0]!r}: {known}")
-        path = Path(name)
-        if not path.is_file():
-            raise PotentialError(f"{name}: there is no such file; give {cls.file} (nothing is ever downloaded)")
+        path = cls.find(name)
+        allow_file(path)
         try:
             with apart():
                 potential = cls.read(path, options)
@@ -131,15 +145,15 @@ class PackageModel(Network, ConservativePotential):
             raise PotentialError(
                 f"{name}: {cls.kind} cannot open this file ({one_line(error)}): give {cls.file}"
             ) from error
-        dtype, device = potential.scale.dtype, potential.scale.device
-        probe(potential, f"{cls.kind}:{name}", dtype, device)
+        if isinstance(potential, ConservativePotential):
+            probe(potential, f"{cls.kind}:{name}", potential.scale.dtype, potential.scale.device)
         return potential
 
     def write(self, path: str | Path) -> None:
         """Write the package's own file, which its calculators open.
 
         Raises:
-            PotentialError: a reference was set, which that file has no place for.
+            PotentialError: a reference was set, which that file has no place for, or the adapter writes none.
             OutputError: the folder cannot be written.
         """
         if float(self.scale) != 1.0 or bool((self.shift != 0).any()):
@@ -152,10 +166,8 @@ class PackageModel(Network, ConservativePotential):
             torch.save(self.packed(), written)
         atomic_write(path, written.getvalue(), overwrite=True)
 
-    def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
-        """Return what the model says, scaled and shifted; see `ConservativePotential.energy`."""
-        self.check_input(structures)
-        found = self.model_energy(structures, within(structures, edges, self.cutoff))
+    def referred(self, found: Float[Tensor, " structures"], structures: Structures) -> Float[Tensor, " structures"]:
+        """Return energies of the model (eV) scaled and shifted by the reference."""
         known = torch.tensor(self.species, device=structures.device)
         shift = self.shift.index_select(0, torch.searchsorted(known, structures.numbers))
         return self.scale * found + structures.total(shift)
@@ -170,10 +182,10 @@ class PackageModel(Network, ConservativePotential):
         Raises:
             PotentialError: tensors that do not fit or are of several floating types.
         """
-        learns = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        learns = {name for name, _ in self.module.named_parameters()}
         dtypes = {t.dtype for name, t in state.items() if name in learns}
-        if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-            found = ", ".join(sorted(map(str, dtypes))) or "none"
+        if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+            found = ", ".join(sorted(map(str, dtypes)))
             raise PotentialError(f"{what}: parameters are of {found}: convert them to one, float32 or float64")
         try:
             self.module.load_state_dict(state)
@@ -183,9 +195,15 @@ class PackageModel(Network, ConservativePotential):
             ) from None
         self.to(dtypes.pop())
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of training, but leave the module in evaluation mode."""
+        super().train(mode)
+        self.module.eval()
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy built anew: packages pickle generated code when copied, and some compile it then."""
-        again = type(self)(self._settings)  # type: ignore[arg-type]
+        again = type(self)(self._settings)
         again.to(self.scale.device, self.scale.dtype).load_state_dict(self.state_dict())
         for mine, copied in zip(self.parameters(), again.parameters(), strict=True):
             copied.requires_grad_(mine.requires_grad)
@@ -193,6 +211,23 @@ class PackageModel(Network, ConservativePotential):
         again.train(self.training)
         memo[id(self)] = again
         return again
+
+
+class PackageEnergy(PackageModel, ConservativePotential):
+    """A model of another package by its energy: a subclass also writes `model_energy`."""
+
+    @abstractmethod
+    def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
+        """Return what the package's model says, eV; no edge is longer than the cutoff."""
+
+    def energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
+        """Return what the model says, scaled and shifted; see `ConservativePotential.energy`.
+
+        Raises:
+            PotentialError: an element or floating type it does not take.
+        """
+        self.check_input(structures)
+        return self.referred(self.model_energy(structures, within(structures, edges, self.cutoff)), structures)
 
 
 def _settle(module: nn.Module) -> None:
@@ -230,67 +265,3 @@ def elements(symbols: list[str], what: str) -> list[int]:
     if strange:
         raise PotentialError(f"{what} names its types {strange[0]!r}: only symbols of elements can be used, e.g. Si")
     return [atomic_numbers[s] for s in symbols]
-
-
-def imported(module: str, extra: str) -> Any:
-    """Import a module of another package.
-
-    Args:
-        module: dotted name.
-        extra: what to install for it.
-
-    Raises:
-        PotentialError: it is not there, or its import fails.
-    """
-    try:
-        with apart():
-            return importlib.import_module(module)
-    except Exception as error:  # e.g. ImportError, or another package's version refused
-        raise PotentialError(
-            f"this needs the package {module.partition('.')[0]} ({one_line(error)}): pip install 'thalweg[{extra}]', "
-            "in an environment of its own where packages want different e3nn (see docs/other-packages.md)"
-        ) from error
-
-
-@contextmanager
-def apart(seed: int | None = None) -> Iterator[None]:
-    """Let a package work without leaving traces in the process, and without generated code being compiled.
-
-    What is put back: random streams of torch, NumPy and Python, the default floating type (float64 meanwhile),
-    environment variables, warnings, what is printed, and what e3nn compiles by default (nothing meanwhile:
-    compiled code was not made to be differentiated again).
-
-    Args:
-        seed: root seed of what torch draws meanwhile.
-    """
-    dtype, environment = torch.get_default_dtype(), dict(os.environ)
-    drawn, python = np.random.get_state(), random.getstate()  # noqa: NPY002 (only kept and put back)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), redirect_stdout(StringIO()), _eager():
-        warnings.simplefilter("ignore")
-        torch.set_default_dtype(torch.float64)
-        if seed is not None:
-            torch.default_generator.manual_seed(torch_stream(seed, "model of another package").initial_seed())
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            np.random.set_state(drawn)  # noqa: NPY002
-            random.setstate(python)
-            for key in set(os.environ) - set(environment):
-                del os.environ[key]
-            os.environ.update(environment)
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    try:
-        import e3nn
-    except ImportError:
-        yield
-        return
-    before = e3nn.get_optimization_defaults()
-    e3nn.set_optimization_defaults(jit_script_fx=False)
-    try:
-        yield
-    finally:
-        e3nn.set_optimization_defaults(**before)

@@ -19,7 +19,9 @@ from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from thalweg.errors import PotentialError, nearest_known
-from thalweg.potentials.adapters.packages import PackageModel, PackageSettings, imported
+from thalweg.potentials.adapters.apart import imported
+from thalweg.potentials.adapters.code import read_pickled
+from thalweg.potentials.adapters.packages import CutoffSettings, PackageEnergy
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
@@ -29,7 +31,7 @@ _OF_DATA = ("use_modality", "_number_of_modalities", "_modal_map", "use_modal_wi
 _ACCELERATED = ("use_flash_tp", "cuequivariance_config", "use_oeq")
 
 
-class SevenNetSettings(PackageSettings):
+class SevenNetSettings(CutoffSettings):
     """The values from which a SevenNet model is built again."""
 
     order: list[int] | None = None
@@ -40,7 +42,7 @@ class SevenNetSettings(PackageSettings):
     """Keys of SevenNet's own model configuration, e.g. channel, lmax, num_convolution_layer; its defaults hold."""
 
 
-class SevenNet(PackageModel):
+class SevenNet(PackageEnergy):
     """A SevenNet model; its parameters are the potential's."""
 
     kind: ClassVar[str] = "sevennet"
@@ -49,7 +51,7 @@ class SevenNet(PackageModel):
     file: ClassVar[str] = "a checkpoint of SevenNet (.pth)"
     model: ClassVar[type[SevenNetSettings]] = SevenNetSettings
 
-    def build(self, settings: SevenNetSettings) -> nn.Module:
+    def build(self, settings: SevenNetSettings) -> tuple[nn.Module, float]:
         """Return SevenNet's chain of modules up to the energy."""
         builder, defaults = imported("sevenn.model_build", self.extra), _defaults()
         strange = sorted(set(settings.config) - set(defaults) - {*_SHIFTS, *_OF_DATA, "version"})
@@ -79,11 +81,12 @@ class SevenNet(PackageModel):
         module.replace_module("onehot_idx_to_onehot", _Types(len(order)))
         module.key_grad, module.eval_modal_map = None, False
         self._modal = modals[settings.modal] if settings.modal is not None else None
-        return module
+        return module, settings.cutoff
 
     @classmethod
     def read(cls, path: Path, options: dict[str, Any]) -> Self:
         """Return the potential of a checkpoint of SevenNet."""
+        read_pickled(path)  # asks for consent; the package unpickles the file itself
         checkpoint = imported("sevenn.checkpoint", cls.extra).SevenNetCheckpoint(path)
         config, theirs = checkpoint.config, checkpoint.build_model()
         types = config["_type_map"]
@@ -111,7 +114,7 @@ class SevenNet(PackageModel):
         }
 
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
-        """Return what the chain says; see `PackageModel.model_energy`."""
+        """Return what the chain says; see `PackageEnergy.model_energy`."""
         given = {
             "atomic_numbers": structures.numbers,
             "edge_index": torch.stack([edges.centre, edges.neighbour]),
