@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
+from tests.contracts.package_models import MODULES, SMALL_OF_PACKAGES
+from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, tunes
 
 from thalweg.errors import CheckpointError, PotentialError
 from thalweg.potentials import build_potential
@@ -31,18 +34,11 @@ from thalweg.potentials.reference import Reference
 from thalweg.structures.batch import Structures
 
 SMALL: dict[str, dict[str, Any]] = {
-    "mace": {"hidden_irreps": "2x0e+2x1o", "MLP_irreps": "4x0e", "radial_MLP": [8]},
-    "nequip": {
-        "order": [52, 14, 48],
-        "config": {"num_layers": 2, "num_features": 3, "radial_mlp_width": 8, "per_type_energy_scales": 2.0},
-    },
-    "sevennet": {
-        "order": [52, 14, 48],
-        "config": {"channel": 3, "num_convolution_layer": 2, "weight_nn_hidden_neurons": [8]},
-    },
+    "mace": SMALL_OF_PACKAGES["mace"],
+    "nequip": {"order": [52, 14, 48], **SMALL_OF_PACKAGES["nequip"]},
+    "sevennet": {"order": [52, 14, 48], **SMALL_OF_PACKAGES["sevennet"]},
 }
 """Small models of silicon, cadmium and tellurium; the order of types differs from ours where a package has one."""
-PACKAGES = {"mace": "mace", "nequip": "nequip", "sevennet": "sevenn"}
 ENDINGS = {"mace": "model", "nequip": "ckpt", "sevennet": "pth"}
 
 
@@ -50,8 +46,8 @@ ENDINGS = {"mace": "model", "nequip": "ckpt", "sevennet": "pth"}
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of an adapter whose package is here."""
     name = str(request.param)
-    if find_spec(PACKAGES[name]) is None:
-        pytest.skip(f"{PACKAGES[name]} is not here: make adapters-{name}")
+    if find_spec(MODULES[name]) is None:
+        pytest.skip(f"{MODULES[name]} is not here: make adapters-{name}")
     return name
 
 
@@ -125,6 +121,16 @@ def test_model_file_holds_no_pickle_and_needs_no_consent(kind: str, tmp_path: Pa
         again = load_potential(tmp_path / "tuned.safetensors")
     assert unpickled == []
     assert torch.equal(again(cdte8).forces, potential(cdte8).forces)
+
+
+def test_the_whole_way_of_a_user(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"own.{ENDINGS[kind]}"
+    small(kind).write(path)
+    words, pairs = f"{kind}:{path}", few_pairs([bulk("Si"), bulk("Si", a=5.5)], tmp_path)
+    tunes(words, pairs, tmp_path)
+    relaxes(words, pairs, tmp_path)
+    said = is_certified(words, pairs)
+    assert all(route in said for route in ("unrolled", "implicit", "phantom", "split"))
 
 
 def test_reference_has_no_place_in_a_packages_file(kind: str, tmp_path: Path) -> None:
