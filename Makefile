@@ -18,7 +18,7 @@ export OPENBLAS_NUM_THREADS := 1
 ADAPTERS := mace nequip sevennet chgnet orb matgl fairchem
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz docs clean adapters $(ADAPTERS:%=adapters-%)
+.PHONY: help demo test check fuzz docs clean adapters adapters-mace adapters-nequip adapters-sevennet adapters-chgnet adapters-orb adapters-matgl adapters-fairchem
 
 help:
 	@echo "make demo   train a small potential through relaxation and show the result"
