@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.io import read
 from tests.cli.terminal import thalweg
 
@@ -28,6 +30,15 @@ def few_pairs(frames: Sequence[Atoms], folder: Path, amplitude: float = 0.08) ->
     minima = Structures.from_atoms(frames, ids=ids)
     write_pairs(folder / "pairs.extxyz", Pairs(Structures.from_atoms(starts, ids=ids), minima, tuple(ids)))
     return folder / "pairs.extxyz"
+
+
+def sheared() -> list[Atoms]:
+    """Return two primitive cells of silicon so deformed that no symmetry holds their minima in place."""
+    frames = [bulk("Si"), bulk("Si", a=5.5)]
+    shear = np.eye(3) + np.array([[0.0, 0.05, 0.0], [0.0, 0.0, 0.02], [0.04, 0.0, 0.0]])
+    for frame in frames:
+        frame.set_cell(frame.cell.array @ shear, scale_atoms=True)
+    return frames
 
 
 def relaxes(words: str, pairs: Path, folder: Path) -> None:

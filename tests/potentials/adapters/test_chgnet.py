@@ -16,7 +16,7 @@ from ase.build import bulk
 from tests.contracts import potential_checks as checks
 from tests.contracts.crystals import compounds
 from tests.contracts.package_models import SMALL_OF_PACKAGES
-from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, tunes
+from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, sheared, tunes
 
 from thalweg.errors import PotentialError
 from thalweg.potentials import build_potential
@@ -34,13 +34,6 @@ SMALL: dict[str, Any] = SMALL_OF_PACKAGES["chgnet"]["options"]
 def small(**options: Any) -> Potential:
     """A fresh small CHGNet in float64."""
     return build_potential("chgnet", {"species": [14, 48, 52], "options": {**SMALL, **options}}).double()
-
-
-def silicon() -> list[Atoms]:
-    """Two primitive cells of silicon, one of them stretched along an axis."""
-    stretched = bulk("Si")
-    stretched.set_cell(stretched.cell.array @ np.diag([1.0, 1.02, 0.98]), scale_atoms=True)
-    return [bulk("Si"), stretched]
 
 
 def test_bonds_that_leave_the_angles_do_so_smoothly() -> None:
@@ -151,7 +144,7 @@ def test_lone_atoms_and_pairs_have_energies() -> None:
 
 
 def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
-    pairs = few_pairs(silicon(), tmp_path)
+    pairs = few_pairs(sheared(), tmp_path)
     relaxes("chgnet:0.3.0", pairs, tmp_path)
     tunes("chgnet:0.3.0", pairs, tmp_path)
     is_certified("chgnet:0.3.0", pairs)

@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from tests.contracts.package_models import M3GNET, SMALL_OF_PACKAGES
-from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, tunes
+from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, sheared, tunes
 
 from thalweg.errors import PotentialError
 from thalweg.potentials import build_potential
@@ -92,7 +92,7 @@ def test_bad_folders_and_settings_are_one_line(tmp_path: Path) -> None:
 def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
     module: Any = small("TensorNet").float().module
     module.save(tmp_path / "model")
-    words, pairs = f"matgl:{tmp_path / 'model'}", few_pairs([bulk("Si"), bulk("Si", a=5.5)], tmp_path)
+    words, pairs = f"matgl:{tmp_path / 'model'}", few_pairs(sheared(), tmp_path)
     tunes(words, pairs, tmp_path)
     relaxes(words, pairs, tmp_path)
     is_certified(words, pairs)

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.build import bulk
 from tests.contracts.crystals import compounds
 from tests.contracts.package_models import SMALL_OF_PACKAGES
-from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, tunes
+from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, sheared, tunes
 
 from thalweg.errors import PotentialError
 from thalweg.potentials import build_potential
@@ -109,15 +109,10 @@ def test_bad_files_and_settings_are_one_line(tmp_path: Path) -> None:
         build_potential("orb", {"options": {"width": 3}})
 
 
-def silicon() -> list[Atoms]:
-    """Two primitive cells of silicon."""
-    return [bulk("Si"), bulk("Si", a=5.5)]
-
-
 @pytest.mark.parametrize("kind", ["orb", "orb-direct"])
 def test_the_whole_way_of_a_user(tmp_path: Path, kind: str) -> None:
     torch.save(small(kind).float().module.state_dict(), tmp_path / "weights.ckpt")  # type: ignore[attr-defined]
-    words, pairs = f"orb:{tmp_path / 'weights.ckpt'}", few_pairs(silicon(), tmp_path)
+    words, pairs = f"orb:{tmp_path / 'weights.ckpt'}", few_pairs(sheared(), tmp_path)
     tunes(words, pairs, tmp_path)
     relaxes(words, pairs, tmp_path)
     is_certified(words, pairs)

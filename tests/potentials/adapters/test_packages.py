@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
 from tests.contracts.package_models import MODULES, SMALL_OF_PACKAGES
-from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, tunes
+from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, sheared, tunes
 
 from thalweg.errors import CheckpointError, PotentialError
 from thalweg.potentials import build_potential
@@ -126,7 +125,7 @@ def test_model_file_holds_no_pickle_and_needs_no_consent(kind: str, tmp_path: Pa
 def test_the_whole_way_of_a_user(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"own.{ENDINGS[kind]}"
     small(kind).write(path)
-    words, pairs = f"{kind}:{path}", few_pairs([bulk("Si"), bulk("Si", a=5.5)], tmp_path)
+    words, pairs = f"{kind}:{path}", few_pairs(sheared(), tmp_path)
     tunes(words, pairs, tmp_path)
     relaxes(words, pairs, tmp_path)
     said = is_certified(words, pairs)
