@@ -146,7 +146,7 @@ class PackageModel(Network):
                 f"{name}: {cls.kind} cannot open this file ({one_line(error)}): give {cls.file}"
             ) from error
         if isinstance(potential, ConservativePotential):
-            # in float64, for the steps that float32 needs are too long for trained models; and back, which loses nothing
+            # in float64: the steps that float32 needs are too long for trained models; and back, which loses nothing
             dtype = potential.scale.dtype
             probe(potential.double(), f"{cls.kind}:{name}", torch.float64, potential.scale.device)
             potential.to(dtype)
