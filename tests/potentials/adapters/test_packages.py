@@ -128,7 +128,7 @@ def test_the_whole_way_of_a_user(kind: str, tmp_path: Path) -> None:
     words, pairs = f"{kind}:{path}", few_pairs(sheared(), tmp_path)
     tunes(words, pairs, tmp_path)
     relaxes(words, pairs, tmp_path)
-    said = is_certified(words, pairs)
+    said = is_certified(words, None)  # fresh models hold two atoms in place by symmetry
     assert all(route in said for route in ("unrolled", "implicit", "phantom", "split"))
 
 
