@@ -36,6 +36,7 @@ IMPORT_NAMES = {
     "torch-sim-atomistic": "torch_sim",
     "metatomic-torch": "metatomic",
     "metatensor-torch": "metatensor",
+    "mace-torch": "mace",
 }
 """Distributions whose module has another name."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ase import Atoms
 from tests.cli.terminal import thalweg
 
 from thalweg.evaluation import refusals
@@ -135,3 +136,21 @@ def test_every_scale_is_tried_for_both_crystals() -> None:
     frames = perfect_crystals(silicon(), refusals._SCALES, "rocksalt")
     assert len(frames) == len(refusals._SCALES) == 17
     assert frames[0].get_all_distances(mic=True)[0, 1:].min() == pytest.approx(0.95 * 2 * 1.11)
+
+
+def test_the_saddle_is_looked_for_in_crystals_of_the_elements_of_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A potential that knows all elements begins with hydrogen, whose crystals are so dense that they fill memory."""
+    many = PaiNN.from_settings({"species": [1, 2, 14]})
+    seen: list[set[int]] = []
+
+    def crystals(*words: object) -> list[Atoms]:
+        frames = perfect_crystals(*words)  # type: ignore[arg-type]
+        seen.append({int(z) for frame in frames for z in frame.numbers})
+        return frames
+
+    monkeypatch.setattr(refusals, "perfect_crystals", crystals)
+    certify_refusals(many, small_crystals(silicon(), 1, 0))
+    assert seen == [{14}, {14}]
+    seen.clear()
+    find_saddle(many.double())
+    assert seen == [{1, 2, 14}, {1, 2, 14}]

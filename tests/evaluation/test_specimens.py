@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contracts.package_models import MODULES
 
 from thalweg.errors import PotentialError, SettingsError
 from thalweg.evaluation.certify import certify
@@ -29,8 +30,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("transformer", {"layers": 1, "distance_bias": "minimum-image", "attention": "plain"}),
     ("transformer", {"layers": 1, "coordinates": "fractional", "distance_bias": "minimum-image"}),
 ]
-ELSEWHERE = {"torch"}
-"""Code of one's own: its example is verified where it is documented."""
+ELSEWHERE = {"torch", "second-moment", "rigid-ion", *MODULES}
+"""Code of one's own and named surfaces are verified where they are documented, other packages' models in theirs."""
 
 
 def test_every_kind_has_a_specimen() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.contracts import potential_checks as checks
-from tests.contracts.test_potentials import EVERY, compounds
+from tests.contracts.crystals import compounds
 
 from thalweg.errors import PotentialError
 from thalweg.potentials import POTENTIALS
@@ -25,7 +25,7 @@ def morse(monkeypatch: pytest.MonkeyPatch) -> Potential:
     return potential
 
 
-@pytest.mark.parametrize("check", EVERY, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", checks.EVERY, ids=lambda check: check.__name__)
 def test_example_keeps_the_contract(check: checks.Check, morse: Potential) -> None:
     check(morse, compounds())
 

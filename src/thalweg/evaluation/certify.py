@@ -98,15 +98,21 @@ def small_crystals(potential: Potential, count: int, seed: int, *, strain: float
     return Structures.from_atoms(frames)
 
 
-def perfect_crystals(potential: Potential, scales: Sequence[float], structure: str = "zincblende") -> list[Atoms]:
+def perfect_crystals(
+    potential: Potential,
+    scales: Sequence[float],
+    structure: str = "zincblende",
+    species: Sequence[int] | None = None,
+) -> list[Atoms]:
     """Return cubic cells of eight atoms without rattle or strain, each scaled, of the element pairs in turn.
 
     Args:
         potential: whose species are taken.
         scales: factor on the lattice constant of each, which at 1 puts neighbours at the sum of covalent radii.
         structure: `zincblende` or `rocksalt`, which with one element are diamond and simple cubic.
+        species: atomic numbers instead of all that the potential knows.
     """
-    species = list(potential.species)
+    species = list(potential.species if species is None else species)
     couples = list(pairwise(species)) if len(species) > 1 else [(species[0], species[0])]
     bonds = 4 / 3**0.5 if structure == "zincblende" else 2.0  # lattice constant over nearest distance
     frames: list[Atoms] = []

@@ -119,7 +119,8 @@ def certify_refusals(
     exact = copy.deepcopy(potential).double()
     moving = Positions() if coordinates is None else coordinates
     routes = (Implicit(), Split(horizon=1)) if routes is None else routes
-    saddle, where, surface = find_saddle(exact)
+    named = None if starts is None else torch.unique(starts.numbers[starts.owner == 0]).tolist()
+    saddle, where, surface = find_saddle(exact, named)
     start = (small_crystals(exact, 1, seed) if starts is None else starts.select([0])).to(dtype=torch.float64)
     stop = Path(Descent(alpha=1e-3), steps=2, max_steps=0, fmax=1e-11, coordinates=moving)
     stay = replace(stop, fmax=_STATIONARY, coordinates=Positions())
@@ -131,16 +132,18 @@ def certify_refusals(
     ]
 
 
-def find_saddle(potential: Potential) -> tuple[Structures, str, Potential]:
+def find_saddle(potential: Potential, species: Sequence[int] | None = None) -> tuple[Structures, str, Potential]:
     """Return a stationary point with negative curvature, what it is, and the surface it lies on.
 
     The most unstable of the potential's stretched crystals; if none is stationary and unstable, the double well's.
 
     Args:
         potential: in float64.
+        species: atomic numbers the crystals are made of; by default all that it knows. A potential that knows all
+            elements begins with hydrogen and helium, whose crystals are so dense that their neighbours fill memory.
     """
     names = ("zincblende", "rocksalt")
-    frames = [frame for name in names for frame in perfect_crystals(potential, _SCALES, name)]
+    frames = [frame for name in names for frame in perfect_crystals(potential, _SCALES, name, species)]
     crystals = Structures.from_atoms(frames, ids=[f"{n} {s:.2f}" for n in names for s in _SCALES])
     forces = potential(crystals).forces
     still = largest_norm(forces, crystals.owner, len(crystals)) < _STATIONARY

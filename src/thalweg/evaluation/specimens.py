@@ -126,6 +126,11 @@ def _refuse(kind: str, settings: dict[str, Any]) -> None:
             f"{kind!r} is neither a file nor a kind of potential; {nearest_known(kind, POTENTIALS)}; a model file is "
             "what thalweg train or tune wrote"
         )
+    if kind not in RECIPES and kind != StillingerWeber.kind:
+        raise SettingsError(
+            f"{kind} has no small stand-in to verify; {nearest_known(kind, RECIPES)}; give a model of its own, e.g. "
+            "mace:FILE or second-moment:NAME"
+        )
     if settings and kind not in RECIPES:
         raise SettingsError(f"{kind} takes no settings here, but {', '.join(settings)} was given: leave them out")
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -82,11 +83,17 @@ def coupling(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
         l3: order of the result, from |l1 − l2| to l1 + l2.
 
     Raises:
-        PotentialError: e3nn cannot be imported.
+        PotentialError: e3nn cannot be imported, or is one before 0.5, whose coefficients have other signs.
     """
     try:
+        found = version("e3nn")
+        if [int(part) for part in found.split(".")[:2]] < [0, 5]:
+            raise PotentialError(
+                f"the equivariant potential cannot use e3nn {found}: before 0.5 coefficients have other signs: pip "
+                "install 'thalweg[equivariant]' into another environment, or take another kind, e.g. painn"
+            )
         from e3nn.o3 import wigner_3j
-    except ImportError as error:
+    except ImportError as error:  # PackageNotFoundError is one
         raise PotentialError(
             f"the equivariant potential needs the package e3nn ({error}): pip install 'thalweg[equivariant]', or "
             "take another kind, e.g. painn"

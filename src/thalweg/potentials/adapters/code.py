@@ -2,7 +2,8 @@
 
 To import a module is to run it. What a user types or calls is run because they named it; what stands in a model
 file or in settings is run only if its name was allowed, by `allow_code` or in the environment variable
-`THALWEG_ALLOW_CODE`, which processes started from this one inherit. Nothing is ever unpickled.
+`THALWEG_ALLOW_CODE`, which processes started from this one inherit. A pickle is code: another package's file of
+weights is read as tensors and plain values, and unpickled only if its path was typed or allowed likewise.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 import yaml
 
 from thalweg.errors import PotentialError, nearest_known
 
 VARIABLE = "THALWEG_ALLOW_CODE"
-"""Environment variable with the names of allowed factories, separated by commas."""
+"""Environment variable with the names of allowed factories and files, separated by commas."""
 
 
 def allowed_code() -> frozenset[str]:
@@ -56,6 +59,39 @@ def require_consent(name: str) -> None:
         )
 
 
+def allow_file(path: Path) -> None:
+    """Consent to unpickle a file, or those of a folder, in this process and those it starts.
+
+    Args:
+        path: as it will be opened.
+
+    Raises:
+        PotentialError: a comma in it.
+    """
+    if "," in str(path):
+        raise PotentialError(f"{path}: a path with a comma cannot be allowed ({VARIABLE} is a list): rename it")
+    os.environ[VARIABLE] = ",".join(sorted(allowed_code() | {str(path)}))
+
+
+def read_pickled(path: Path) -> Any:
+    """Read a file that torch wrote, on the CPU: as tensors and plain values, or whole if that was allowed.
+
+    Raises:
+        PotentialError: it holds more than tensors and plain values, and neither it nor its folder was allowed.
+        Exception: whatever torch or the pickle raises on a file that cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not {str(path), str(path.parent)} & {str(Path(name)) for name in allowed_code()}:
+            raise PotentialError(
+                f"{path} holds more than tensors, and to read it is to run what it says, which was not allowed: if "
+                f"you trust it, set the environment variable {VARIABLE}={path} (in Python: "
+                f"thalweg.potentials.adapters.code.allow_file)"
+            ) from None
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Return module (dotted, or the path of a .py file) and factory of `module:factory`.
 
@@ -79,6 +115,19 @@ def parse_words(words: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, query = words.partition("?")
     split_name(name)
+    return name, parse_options(query, name)
+
+
+def parse_options(query: str, name: str) -> dict[str, Any]:
+    """Return the options of `key=value&key=value`; values are read as YAML.
+
+    Args:
+        query: what follows the question mark.
+        name: what they are options of, for errors.
+
+    Raises:
+        PotentialError: an option that is not key=value, or given twice.
+    """
     options: dict[str, Any] = {}
     for part in query.split("&") if query else []:
         key, equals, value = part.partition("=")
@@ -90,7 +139,7 @@ def parse_words(words: str) -> tuple[str, dict[str, Any]]:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise PotentialError(f"option {key!r} of {name!r} is {value!r}: quote it as YAML would ask for") from None
-    return name, options
+    return options
 
 
 def find_factory(name: str) -> Callable[..., Any]:

@@ -45,6 +45,7 @@ from thalweg.potentials.adapters.code import (
     require_consent,
     split_name,
 )
+from thalweg.potentials.adapters.packages import within
 from thalweg.potentials.adapters.probe import probe
 from thalweg.potentials.contract import ConservativePotential
 from thalweg.potentials.layers import Network, NetworkSettings, settings_fault
@@ -181,7 +182,7 @@ class TorchEnergy(Network, ConservativePotential):
             PotentialError: an element or floating type it does not take, or an energy of another shape or type.
         """
         self.check_input(structures)
-        edges = _within(structures, edges, self.cutoff)
+        edges = within(structures, edges, self.cutoff)
         given = {
             "positions": structures.positions,
             "numbers": structures.numbers,
@@ -227,15 +228,6 @@ def _asked(module: nn.Module, name: str) -> tuple[str, ...]:
         elif p.default is p.empty and p.kind is not p.VAR_POSITIONAL:
             raise PotentialError(f"{name!r} asks for {p.name!r} in its forward: {nearest_known(p.name, ARGUMENTS)}")
     return tuple(asked)
-
-
-def _within(structures: Structures, edges: Edges, cutoff: float) -> Edges:
-    """Return the edges no longer than the cutoff: lists with a skin hold longer ones."""
-    with torch.no_grad():
-        near = edges.vectors(structures).square().sum(dim=1) < cutoff**2
-    if bool(near.all()):
-        return edges
-    return Edges(edges.centre[near], edges.neighbour[near], edges.shift[near])
 
 
 def _elements(told: Any, name: str) -> list[int]:
