@@ -105,7 +105,7 @@ class OnReference:
         for chunk in in_chunks(states, self.max_atoms):
             quenched = self.rule.quench(self.reference, states.select(chunk))
             ends = self.ends.structures.select([where[place][0] for place in chunk])
-            near = _apart(quenched.structures, ends) < self.rule.threshold
+            near = self.rule.apart(quenched.structures, ends) < self.rule.threshold
             converged = [outcome is Outcome.CONVERGED for outcome in quenched.outcomes]
             answers += [a and b for a, b in zip(near.tolist(), converged, strict=True)]
         return answers
