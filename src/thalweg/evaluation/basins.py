@@ -7,7 +7,7 @@ their energies. Of DFT end points no more can be asked. `CrystalQuench`, where t
 tightly with their cells on the reference surface, are one crystal (`structures.same_crystal`) of one energy.
 
 "Coincide" means that the largest matched displacement (minimum image, drift removed, assigned within each
-species) is below a threshold in Å; strain between two cells counts as displacement of their vectors. Every comparison keeps the displacements, so counts over a sweep of
+species) is below a threshold in Å; where cells differ, their vectors may not move by more either. Every comparison keeps the displacements, so counts over a sweep of
 thresholds cost nothing. A structure that did not converge is a class of its own: never right, always in the
 denominator.
 """
@@ -118,8 +118,8 @@ class BasinRule(ABC):
         if self.moving_cell is not None and self.moving_cell != moves_cell:
             moves, allowed = ("moves", "crystal") if moves_cell else ("does not move", "quench")
             raise SettingsError(
-                f"rule {self.kind!r} cannot judge a path on which the cell {moves}: use rule {allowed!r} or 'distance', "
-                f"or set relaxation.cell={'fixed' if moves_cell else 'free'} (cell=… on the command line)"
+                f"rule {self.kind!r} cannot judge a path on which the cell {moves}: use rule {allowed!r} or "
+                f"'distance', or set relaxation.cell={'fixed' if moves_cell else 'free'} (cell=… on the command line)"
             )
 
     def apart(self, ours: Structures, theirs: Structures) -> Float[Tensor, " pairs"]:
