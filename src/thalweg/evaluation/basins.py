@@ -6,10 +6,10 @@ reference. `Distance`: the two coincide as they are and, where the caller says t
 their energies. Of DFT end points no more can be asked. `CrystalQuench`, where the cell moves: both, relaxed
 tightly with their cells on the reference surface, are one crystal (`structures.same_crystal`) of one energy.
 
-"Coincide" means that the largest matched displacement (minimum image, drift removed, assigned within each
-species) is below a threshold in Å; where cells differ, their vectors may not move by more either. Every comparison keeps the displacements, so counts over a sweep of
-thresholds cost nothing. A structure that did not converge is a class of its own: never right, always in the
-denominator.
+"Coincide" means that the largest matched displacement (minimum image, drift removed, assigned within each species)
+is below a threshold in Å; where cells differ, their vectors may not move by more either. Every comparison keeps the
+displacements, so counts over a sweep of thresholds cost nothing. A structure that did not converge is a class of its
+own: never right, always in the denominator.
 """
 
 from __future__ import annotations

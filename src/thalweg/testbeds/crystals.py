@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
 
-from thalweg.errors import SettingsError, StructureError
+from thalweg.errors import SettingsError
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation.cell import PositionsAndCell
 from thalweg.relaxation.outcome import Outcome
@@ -174,7 +174,8 @@ class Crystals(Testbed):
                 parts.append(batch.select(converged))
         if not parts:
             raise SettingsError(
-                f"none of {count} crystals references converged: raise max_steps or fmax of settling, or lower its alpha"
+                f"none of {count} crystals references converged: raise max_steps or fmax of settling, or lower its "
+                "alpha"
             )
         return Drawn(Pairs.concatenate(parts), tuple(lost))
 
