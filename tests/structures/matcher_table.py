@@ -59,7 +59,11 @@ def write_crystals() -> None:
             ):
                 fractions = (places @ np.linalg.inv(box)) % 1.0
                 crystals.append(
-                    {"cell": box.round(6).tolist(), "fractions": fractions.round(6).tolist(), "numbers": numbers.tolist()}
+                    {
+                        "cell": box.round(6).tolist(),
+                        "fractions": fractions.round(6).tolist(),
+                        "numbers": numbers.tolist(),
+                    }
                 )
     chosen = [
         [i, j]

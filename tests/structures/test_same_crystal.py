@@ -10,6 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, make_supercell
+from ase.geometry import minkowski_reduce
 from tests.structures.matcher_table import TABLE, disguised, matched
 
 from thalweg.errors import StructureError
@@ -137,10 +138,12 @@ def test_a_slightly_distorted_superlattice_is_close_to_its_parent_by_the_distort
 
 def average_distances(atoms: Atoms, count: int = 24) -> np.ndarray:
     """Average distance to the k-th neighbour: an invariant of periodic sets (Widdowson et al., MATCH 87, 529 (2022))."""
+    cell = minkowski_reduce(atoms.cell.array)[0]
+    places = (atoms.positions @ np.linalg.inv(cell)) % 1.0 @ cell
+    steps = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ cell
     rows = []
     for k in range(len(atoms)):
-        images = atoms.get_positions() - atoms.positions[k]
-        steps = np.stack(np.meshgrid(*[np.arange(-4, 5)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ atoms.cell.array
+        images = places - places[k]
         rows.append(np.sort(np.linalg.norm(images[:, None] + steps, axis=2).ravel())[1 : count + 1])
     return np.mean(rows, axis=0)
 
@@ -159,10 +162,10 @@ def test_the_rule_agrees_with_structure_matcher_on_stored_answers() -> None:
     answers = np.array(table["answers"])
     same = (crystal_distances(one, other) < 0.2).numpy()
     assert len(answers) > 100
-    assert 40 < (~answers).sum()
+    assert (~answers).sum() > 40
     assert np.flatnonzero(same != answers).tolist() == []
     # an invariant that neither uses: what is the same has it in common
-    for (i, j), alike in list(zip(table["pairs"], same, strict=True))[::5]:
+    for (i, j), alike in list(zip(table["pairs"], same, strict=True))[::8]:
         if alike:
             assert np.abs(average_distances(crystals[i]) - average_distances(crystals[j])).max() < 0.1
 
