@@ -5,7 +5,7 @@
     (run at the root of the repository, in this order, the first with `src` on the path)
 
 The crystals are relaxed minima of the testbed `crystals` and a disguised copy of each (another basis, origin, order and
-orientation, noise of 0.005 Å). Compared are each with its copy, and all of one composition whose energies differ by less
+(run at the root, in this order, the first with `src` on the path)
 than 0.05 eV an atom with each other, as far as they go.
 """
 

@@ -1,4 +1,4 @@
-"""The distance between crystals: closed forms, disguises, other cells of one crystal, and StructureMatcher's answers."""
+"""The distance between crystals: closed forms, disguises, other cells of one crystal, answers of StructureMatcher."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_slightly_distorted_superlattice_is_close_to_its_parent_by_the_distort
 
 
 def average_distances(atoms: Atoms, count: int = 24) -> np.ndarray:
-    """Average distance to the k-th neighbour: an invariant of periodic sets (Widdowson et al., MATCH 87, 529 (2022))."""
+    """Average distance to the k-th neighbour, an invariant of periodic sets (Widdowson et al., MATCH 87, 529, 2022)."""
     cell = minkowski_reduce(atoms.cell.array)[0]
     places = (atoms.positions @ np.linalg.inv(cell)) % 1.0 @ cell
     steps = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ cell
