@@ -2,11 +2,11 @@
 
     python -m tests.structures.matcher_table crystals     draws the crystals and writes them without answers
     python -m tests.structures.matcher_table answers      adds the answers; needs pymatgen, nothing of this package
-    (run at the root of the repository, in this order, the first with `src` on the path)
+    (run at the root of the repository, in this order)
 
-The crystals are relaxed minima of the testbed `crystals` and a disguised copy of each (another basis, origin, order and
-(run at the root, in this order, the first with `src` on the path)
-than 0.05 eV an atom with each other, as far as they go.
+The crystals are relaxed minima of the testbed `crystals` and a disguised copy of each: another basis, origin, order and
+orientation, and noise of 0.005 Å. Compared are each with its copy, and all of one composition whose energies differ by
+less than 0.05 eV an atom with each other.
 """
 
 from __future__ import annotations
