@@ -16,12 +16,13 @@ export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check fuzz docs clean
 
 help:
 	@echo "make demo   train a small potential through relaxation and show the result"
 	@echo "make test   run the tests, WORKERS=$(WORKERS) at a time"
 	@echo "make check  formatting, lint, types, direction of imports"
+	@echo "make fuzz   10,000 damaged files through the readers of data"
 	@echo "make docs   build the documentation into site/"
 	@echo "make clean  remove the environment and everything built; runs/ stays"
 
@@ -36,6 +37,9 @@ check: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_house.py -k imports
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python -W ignore -m tests.structures.fuzzing 10000
 
 docs: $(DOCS_INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

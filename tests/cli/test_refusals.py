@@ -307,7 +307,7 @@ def test_a_model_file_that_cannot_be_used_is_refused_by_every_command(inputs: In
         tmp_path / "bare": "(it has no header)",
         tmp_path / "gone": "there is no such model file",
         inputs.folder / "base": "this is a folder; give the model file in it",
-        Path("stillinger-weber:Sj"): "there are no published stillinger-weber parameters 'Sj'",
+        Path("stillinger-weber:Sj"): "no published Stillinger–Weber set 'Sj'",
         tmp_path / "gone.sw": "No such file or directory; check the path",
     }
     for model, reason in cases.items():

@@ -1,7 +1,7 @@
 """What every potential must satisfy, as functions that raise AssertionError on one that does not.
 
 Each takes a potential in float64 and a ragged batch it can describe. `test_potentials.py` runs them on every
-potential of its list and, each one, on a potential broken on purpose.
+potential of its list, `test_potential_checks.py` each on a potential broken on purpose.
 """
 
 from __future__ import annotations
@@ -319,3 +319,49 @@ def long_edge_lists(potential: Potential, structures: Structures) -> None:
     wanted = potential(structures)
     same_prediction(potential(structures, edges=potential.edges(structures)), wanted, tolerance=1e-14)
     same_prediction(potential(structures, edges=find_edges(structures, 1.15 * potential.cutoff)), wanted)
+
+
+ALWAYS: list[Check] = [
+    forces_differentiate,
+    energy_differentiates_to_parameters,
+    batch_independence,
+    determinism,
+    floating_types,
+    saved_and_loaded,
+    unknown_element_refused,
+    detached_without_graph,
+    long_edge_lists,
+]
+CLAIMED: dict[str, list[Check]] = {
+    "conservative": [forces_are_the_gradient, hessian_is_symmetric],
+    "stress": [stress_is_the_strain_derivative],
+    "translation": [translation],
+    "images": [images],
+    "permutation": [permutation],
+    "clusters": [clusters],
+    "equivariant": [rotation, reflection],
+    "additive": [additivity],
+    "smooth": [smooth_cutoff],
+}
+REFUSALS: dict[str, list[Check]] = {
+    "stress": [stress_refused],
+    "clusters": [clusters_refused],
+}
+"""What holds instead where a claim is not made; for every other claim its checks must fail."""
+OF_CLUSTERS = {"additive", "smooth"}
+"""Claims that are checked on clusters: nothing to prove where those are refused."""
+EVERY = [*ALWAYS, *(check for group in CLAIMED.values() for check in group)]
+
+
+def lacking(check: Check) -> Check:
+    """Return the check that a potential does not pass `check`: that a claim is left out for a reason."""
+
+    def proof(potential: Potential, structures: Structures) -> None:
+        try:
+            check(potential, structures)
+        except AssertionError:
+            return
+        pytest.fail(f"{check.__name__} holds, though the claim is not made: claim it")
+
+    proof.__name__ = f"lacks_{check.__name__}"
+    return proof

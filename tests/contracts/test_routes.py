@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ase.build import bulk
 from tests.gradients.surfaces import Morse, Twisted
 from tests.potentials.pinned import fitted, sites
 
+from thalweg.evaluation.specimens import make_specimen
 from thalweg.gradients import ROUTES, AdjointSettings, Implicit, Phantom, Split, Unrolled
 from thalweg.gradients.guidance import guide
 from thalweg.gradients.route import Differentiated, Route
@@ -80,11 +82,24 @@ def cell_blind() -> tuple[Potential, Structures, Path]:
     return fitted(), sites(1, 0.05, "start"), Path(Descent(alpha=0.02), steps=12)
 
 
+@cache
+def _equivariant() -> Potential:
+    return make_specimen("equivariant", {"channels": 3, "layers": 1}).potential
+
+
+def equivariant() -> tuple[Potential, Structures, Path]:
+    """Harmonics and products up to l = 2 in a primitive cell, strained so that its minimum depends on them."""
+    frame = bulk("Si")
+    frame.set_cell(frame.cell.array @ [[0.97, 0.03, 0.0], [0.03, 0.95, 0.0], [0.0, 0.02, 0.98]], scale_atoms=True)
+    frame.positions[1] += [0.05, 0.0, -0.03]
+    return _equivariant(), Structures.from_atoms(frame), Path(Descent(alpha=0.02), steps=12)
+
+
 def test_every_registered_route_is_under_contract():
     assert {type(route) for route in CASES} == set(ROUTES.values())
 
 
-@pytest.mark.parametrize("system", [silicon, telluride, cluster, twisted, cell_blind])
+@pytest.mark.parametrize("system", [silicon, telluride, cluster, twisted, cell_blind, equivariant])
 @pytest.mark.parametrize("route", CASES, ids=repr)
 def test_gradients_meet_central_differences(route: Route, system: Callable[[], tuple[Potential, Structures, Path]]):
     potential, starts, path = system()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.errors import PotentialError, SettingsError
 from thalweg.evaluation.arms import Arm, Contest, run_arm
-from thalweg.evaluation.cost import cost_record, measure_cost
+from thalweg.evaluation.cost import cost_record, measure_cost, require_crystal
 from thalweg.evaluation.crystal import CrystalProperties, measure_crystal
 from thalweg.evaluation.label_errors import measure_label_errors
 from thalweg.potentials import build_potential
@@ -292,3 +292,13 @@ def test_an_arm_records_its_cost_where_the_contest_asks_for_it(tmp_path: Path) -
     assert tuned["cost"]["errors"]["force_rmse"] != base["cost"]["errors"]["force_rmse"]
     assert record(Arm("split", told.route), "asked", asked=True) == json.loads(json.dumps(tuned))
     assert record(Arm("base", None), "not asked", asked=False)["cost"] is None
+
+
+def test_a_testbed_without_a_cubic_crystal_is_refused_where_one_is_asked_for() -> None:
+    require_crystal("silicon")
+    with pytest.raises(
+        SettingsError, match=r"'titanium' has no cubic crystal to measure: name one that has \(.*silicon"
+    ):
+        require_crystal("titanium")
+    with pytest.raises(SettingsError, match="did you mean 'silicon'"):
+        require_crystal("silicn")

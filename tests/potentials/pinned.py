@@ -14,7 +14,7 @@ from ase.build import bulk
 from torch import Tensor
 
 from thalweg.potentials.stillinger_weber import StillingerWeber
-from thalweg.potentials.transformer import CellBlindTransformer
+from thalweg.potentials.transformer import Transformer
 from thalweg.seeds import torch_stream
 from thalweg.structures.batch import Structures
 
@@ -37,12 +37,12 @@ def trapped_forces(structures: Structures) -> Tensor:
 
 
 @cache
-def fitted() -> CellBlindTransformer:
+def fitted() -> Transformer:
     """Return the fitted transformer, in float64; callers must not change it."""
     settings = {
         "species": [14], "width": 256, "feed_forward": 64, "layers": 2, "heads": 4, "length": 0.5, "seed": 1
     }  # fmt: skip
-    potential = CellBlindTransformer.from_settings(settings).double()
+    potential = Transformer.from_settings(settings).double()
     seen: list[Tensor] = []
     handle = potential.push.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     batch = sites(300, 0.1, "fit")

@@ -278,3 +278,24 @@ def test_reference_shifts_and_scales_the_energy() -> None:
     shift = structures.total(torch.where(structures.numbers == 48, -1.0, -2.0).double())
     torch.testing.assert_close(after.energy, 2.0 * before.energy + shift)
     torch.testing.assert_close(after.forces, 2.0 * before.forces)
+
+
+@pytest.mark.parametrize(
+    ("settings", "energy", "force"),
+    [
+        ({}, 0.00024056054485546707, [-0.43555410652763804, 1.0637029750856573, -0.21117312099033092]),
+        (
+            {"l_max": 3, "correlation": 3, "channels": 4, "layers": 1},
+            -0.9114212170298024,
+            [2.756512737494712, -4.158959348452644, 2.8331083227368],
+        ),
+    ],
+)
+def test_energies_and_forces_stay_what_they_were(settings: dict[str, Any], energy: float, force: list[float]) -> None:
+    """Numbers from the sums over neighbours as one product, before they became one product a block."""
+    frame = bulk("CdTe", "zincblende", a=6.4)
+    frame.positions[1] += [0.1, -0.2, 0.05]
+    potential = Equivariant.from_settings({"species": [48, 52], "seed": 4, **settings}).double()
+    found = potential(Structures.from_atoms(frame))
+    assert float(found.energy) == pytest.approx(energy, abs=1e-10)
+    torch.testing.assert_close(found.forces[0], torch.tensor(force, dtype=torch.float64), rtol=0, atol=1e-10)

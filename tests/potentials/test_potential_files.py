@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ase.build import bulk
 from safetensors.torch import save_file
 
 from thalweg.errors import CheckpointError, OutputError, PotentialError
@@ -21,6 +22,8 @@ from thalweg.potentials.files import (
     potential_header,
     save_potential,
 )
+from thalweg.potentials.transformer import Transformer
+from thalweg.structures.batch import Structures
 
 
 def small(dtype: torch.dtype = torch.float32, seed: int = 0) -> Potential:
@@ -163,3 +166,21 @@ def test_header_that_is_no_mapping_is_refused(tmp_path: Path, header: str) -> No
 def test_unknown_kind_is_refused_with_the_nearest() -> None:
     with pytest.raises(PotentialError, match="'paiin' is not known: did you mean 'painn'"):
         build_potential("paiin", {})
+
+
+def test_a_transformer_saved_before_it_could_see_the_cell_still_opens_and_says_the_same() -> None:
+    """Its header has none of the settings that came later. File and numbers were made by the release of then."""
+    old = Path(__file__).parents[1] / "data" / "model_files" / "transformer-before-cells.safetensors"
+    potential = load_potential(old)
+    assert (type(potential), potential.kind) == (Transformer, "transformer")
+    assert {key: potential.settings[key] for key in ("coordinates", "distance_bias")} == {
+        "coordinates": "absolute",
+        "distance_bias": "none",
+    }
+    found = potential(Structures.from_atoms(bulk("Si")))
+    assert float(found.energy) == pytest.approx(-7.408031307755224, abs=1e-12)
+    wanted = [
+        [1.5965505577547665, 0.5609129271209029, -0.4981505829177594],
+        [1.616396322458499, 0.5666077609530534, -0.5316496063581734],
+    ]
+    torch.testing.assert_close(found.forces, torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-12)

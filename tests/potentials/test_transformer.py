@@ -1,4 +1,4 @@
-"""The cell-blind transformer: its size, its blindness, its two ways of attention, its first derivatives."""
+"""The transformer: its size, its blindness and how it ends, its two ways of attention, its first derivatives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thalweg.gradients.adjoint import ProjectedCurvature, measure_asymmetry
 from thalweg.gradients.memory import SavedBytes
 from thalweg.potentials import build_potential
 from thalweg.potentials.contract import Potential
-from thalweg.potentials.transformer import CellBlindTransformer
+from thalweg.potentials.transformer import Transformer
 from thalweg.relaxation import Descent, Outcome, Positions, largest_curvature, relax
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
@@ -131,7 +131,7 @@ def test_random_forces_are_far_from_a_gradient_and_fitted_ones_are_nearer() -> N
         operator = ProjectedCurvature(potential, at, Positions())
         return float(measure_asymmetry(operator, potential, at, Positions()))
 
-    random = CellBlindTransformer.from_settings(fitted().settings).double()
+    random = Transformer.from_settings(fitted().settings).double()
     assert asymmetry(random) > 0.4
     assert 0.05 < asymmetry(fitted()) < 0.25
 

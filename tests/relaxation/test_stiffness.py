@@ -17,7 +17,7 @@ from thalweg.gradients.differences import Comparison, compare
 from thalweg.potentials.contract import Potential, Prediction
 from thalweg.potentials.painn import PaiNN
 from thalweg.potentials.stillinger_weber import StillingerWeber
-from thalweg.potentials.transformer import CellBlindTransformer
+from thalweg.potentials.transformer import Transformer
 from thalweg.relaxation import largest_curvature
 from thalweg.relaxation.stiffness import measure_stiffness
 from thalweg.structures.batch import Structures
@@ -66,7 +66,7 @@ def painn() -> Potential:
 
 def transformer(attention: str) -> Potential:
     told = {"species": [14], "width": 8, "feed_forward": 8, "layers": 1, "heads": 2, "attention": attention}
-    return CellBlindTransformer.from_settings(told).double()
+    return Transformer.from_settings(told).double()
 
 
 def certified(potential: Potential, structures: Structures, **found: Any) -> Comparison:

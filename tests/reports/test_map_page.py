@@ -21,7 +21,7 @@ def number(value: float, low: float, high: float, name: str = "a number", unit: 
 
 
 def invented(wrong: Measurement | None = None, forces: Measurement | None = None) -> RegimeMap:
-    short = number(18, 14, LATER, "update by which 33 % are decided", "updates")
+    short = number(18, 14, LATER, "update by which 50 % have left the right basin", "updates")
     short = replace(short, figure=replace(short.figure, interval=(14, 44)))
     coordinates = judge(
         forces or number(0.94, 0.93, 0.95),
@@ -33,7 +33,11 @@ def invented(wrong: Measurement | None = None, forces: Measurement | None = None
     )
     return RegimeMap(
         coordinates=coordinates,
-        decisions=(Decision("a", 3.0, "wrong"), Decision("b", LATER, "wrong"), Decision("c", None, "unconverged")),
+        decisions=(
+            Decision("a", LATER, 3.0, "wrong"),
+            Decision("b", LATER, LATER, "wrong"),
+            Decision("c", None, None, "unconverged"),
+        ),
         steps=75,
         rule="quench",
         alpha=0.03,
@@ -49,7 +53,7 @@ def test_a_yes_comes_with_the_horizon_and_its_price(tmp_path):
     assert lines[0].split("  ")[0] == "coordinate"
     assert "headroom yes: all four coordinates hold" in lines
     (suggested,) = [line for line in lines if line.startswith("suggested K = 18")]
-    assert "33 % of the decisions" in suggested
+    assert "the update by which 50 % have left the right basin" in suggested
     assert "611 MB" in suggested
     assert "64 MB recomputed" in suggested
     page = write_map(invented(), tmp_path / "map.html").read_text()
@@ -87,11 +91,12 @@ def test_later_is_a_word_and_never_a_number():
     found = invented()
     short = replace(
         found.coordinates[3],
-        measurement=number(LATER, 40, LATER, "update by which 33 % are decided", "updates"),
+        measurement=number(LATER, 40, LATER, "update by which 50 % have left the right basin", "updates"),
     )
     lines = map_lines(replace(found, coordinates=(*found.coordinates[:3], short), suggestion=None))
     assert any("later" in line and "inf" not in line for line in lines[:5])
-    assert any(line.startswith("no horizon is suggested: the decisions fall later than the 75") for line in lines)
+    (none,) = [line for line in lines if line.startswith("no horizon is suggested")]
+    assert "have left the right basin is later than the 75 that could be differentiated" in none
 
 
 def test_a_page_that_is_there_is_kept(tmp_path):

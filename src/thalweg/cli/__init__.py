@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from thalweg.cli import data, demo, dial, regime, relax_evaluate, study, train_tune, verify
+from thalweg.cli import data, demo, dial, regime, relax_evaluate, show, study, train_tune, verify
 from thalweg.console import complain, show_plain_warnings
 from thalweg.errors import ThalwegError
 
@@ -24,6 +24,7 @@ COMMANDS = (
     regime.map,
     dial.dial,
     verify.verify,
+    show.show,
 )
 """Every command, in the order of the help page; its name is the function's."""
 

@@ -9,7 +9,7 @@ import typer
 
 from thalweg.cli.label import data_label
 from thalweg.cli.options import Overrides, Overwrite, refuse_existing
-from thalweg.cli.terminal import say
+from thalweg.cli.terminal import say, say_left_out
 from thalweg.errors import SettingsError, nearest_known
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -59,24 +59,32 @@ def data_make(
 
 @group.command("import")
 def data_import(
-    source: Annotated[Path, typer.Argument(help="File or folder of relaxations.")],
+    source: Annotated[Path, typer.Argument(help="File or folder of relaxations; see docs/data-format.md.")],
     out: Annotated[Path, typer.Option("--out", help="Extended XYZ file to write.")],
+    frames: Annotated[bool, typer.Option("--frames", help="Labelled frames instead of pairs.")] = False,
+    fmax: Annotated[float, typer.Option(help="Largest force left (eV/Å) at which an end is a minimum.")] = 0.1,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave broken frames out, and count them.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read relaxations made elsewhere: extended XYZ, or VASP folders as ShakeNBreak lays them out.
+    """Read data made elsewhere: ASE (traj, db, JSON, aselmdb), OC20/OC22, VASP, pymatgen, CIF, extended XYZ.
 
     Example: thalweg data import cdte_vacancy --out cdte.extxyz
     """
-    from thalweg.structures.extended_xyz import write_pairs
-    from thalweg.structures.readers import import_pairs
+    from thalweg.structures.extended_xyz import write_frames, write_pairs
+    from thalweg.structures.readers import import_frames, import_pairs
 
     refuse_existing(out, overwrite)
-    found = import_pairs(source)
+    if frames:
+        labelled = import_frames(source, skip_broken=skip_broken)
+        write_frames(out, labelled.frames, overwrite=overwrite)
+        say_left_out(labelled.notes, labelled.skipped)
+        say(f"wrote {len(labelled.frames)} frames to {out}; skipped {len(labelled.skipped) or 'none'}")
+        return
+    found = import_pairs(source, fmax=fmax, skip_broken=skip_broken)
     write_pairs(out, found.pairs, overwrite=overwrite)
-    for note in found.notes:
-        say(f"note: {note}")
-    for path, reason in found.skipped:
-        say(f"skipped {path}: {reason}")
+    say_left_out(found.notes, found.skipped)
     say(f"wrote {len(found.pairs)} pairs to {out}; skipped {len(found.skipped) or 'none'}")
 
 

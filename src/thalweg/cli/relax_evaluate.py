@@ -61,13 +61,15 @@ def evaluate(
 
     from thalweg.evaluation import evaluate as judge
     from thalweg.evaluation.basins import basin_rule
-    from thalweg.evaluation.cost import cost_record
+    from thalweg.evaluation.cost import cost_record, require_crystal
     from thalweg.reports.lines import cost_lines, evaluation_lines
     from thalweg.storage import atomic_write
     from thalweg.structures.extended_xyz import read_frames, read_pairs
 
     if out is not None:
         refuse_existing(out, overwrite)
+    if crystal is not None:
+        require_crystal(crystal)
     potential, held = open_model(model), read_pairs(pairs)
     potential.check(held.starts)
     surface = None if reference is None else open_model(reference, reference=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +15,25 @@ if TYPE_CHECKING:
 def say(line: str) -> None:
     """Print a line at once."""
     print(line, flush=True)
+
+
+def say_left_out(notes: Sequence[str], skipped: Sequence[tuple[str, str]], most: int = 30) -> None:
+    """Say what a reader noted and skipped: each on a line, or, beyond `most` lines, each reason once with its count."""
+    for lines, kind in (
+        ([f"note: {note}" for note in notes], [re.sub(r"[-+.\d]*\d", "…", note) for note in notes]),
+        (
+            [f"skipped {place}: {reason}" for place, reason in skipped],
+            [re.sub(r"[-+.\d]*\d", "…", r) for _, r in skipped],
+        ),
+    ):
+        if len(lines) <= most:
+            for line in lines:
+                say(line)
+            continue
+        counts = Counter(kind)
+        for line, alike in zip(lines, kind, strict=True):
+            if counts[alike]:
+                say(f"{counts.pop(alike)} times: {line}" if counts[alike] > 1 else line)
 
 
 def say_result(result: RunResult) -> None:

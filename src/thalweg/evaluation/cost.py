@@ -63,6 +63,21 @@ def measure_cost(
     )
 
 
+def require_crystal(testbed: str) -> None:
+    """Refuse a testbed that is not known or has no cubic crystal to measure.
+
+    Raises:
+        SettingsError: naming it and those that have one.
+    """
+    if testbed not in TESTBEDS:
+        raise SettingsError(f"testbed {testbed!r} is not known; {nearest_known(testbed, TESTBEDS)}")
+    if TESTBEDS[testbed]().crystal() is None:
+        having = ", ".join(sorted(name for name, family in TESTBEDS.items() if family().crystal() is not None))
+        raise SettingsError(
+            f"testbed {testbed!r} has no cubic crystal to measure: name one that has ({having}) or none"
+        )
+
+
 def cost_record(potential: Potential, frames: Frames | None, testbed: str | None) -> dict[str, Any] | None:
     """Return the record of `measure_cost` with a testbed's crystal and surface; None where there is nothing to measure.
 

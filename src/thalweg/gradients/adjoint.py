@@ -107,6 +107,8 @@ class Adjoint:
     Ritz value), eV/Å²."""
     asymmetry: Float[Tensor, " structures"]
     """Measured ‖J − Jᵀ‖ / 2‖J‖."""
+    solver: Literal["minres", "gmres"]
+    """What the batch was solved by, chosen by its largest asymmetry."""
     operator: ProjectedCurvature
     """What was solved with: it holds the graph of the forces."""
 
@@ -272,6 +274,7 @@ def solve_adjoint(
         residual=residual,
         lowest_curvature=solved.lowest_ritz,
         asymmetry=asymmetry,
+        solver="minres" if symmetric else "gmres",
         operator=operator,
     )
 

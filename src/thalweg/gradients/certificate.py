@@ -32,6 +32,8 @@ class Certificate:
     """Lowest Ritz value of the Hessian seen by the adjoint solver, eV/Å²; an upper bound of the lowest curvature."""
     adjoint_iterations: int | None = None
     """Jacobian products the adjoint solve took."""
+    adjoint_solver: str | None = None
+    """`minres` where the measured asymmetry let J count as symmetric, else `gmres`."""
     adjoint_residual: float | None = None
     """True relative residual ‖Jᵀλ + ∂L/∂X‖ / ‖∂L/∂X‖, recomputed after the solve."""
     asymmetry: float | None = None

@@ -140,6 +140,7 @@ class _Problem:
             lowest = float(adjoint.lowest_curvature[k])
             certificate.lowest_curvature = lowest if lowest == lowest else None  # NaN: not measured
             certificate.adjoint_iterations = int(adjoint.iterations[k])
+            certificate.adjoint_solver = adjoint.solver
             certificate.adjoint_residual = float(adjoint.residual[k])
             certificate.asymmetry = float(adjoint.asymmetry[k])
             reason = adjoint.reasons[k]

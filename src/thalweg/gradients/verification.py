@@ -46,6 +46,8 @@ class Verdict:
     """One per direction in parameter space."""
     asymmetry: float | None
     """Largest measured asymmetry of the force Jacobian; None if the route does not measure it."""
+    solver: str | None = None
+    """What the adjoint was solved by, chosen by the asymmetry; None if the route solves none."""
 
     @property
     def passed(self) -> bool:
@@ -140,6 +142,7 @@ def _verify_route(
                 ),
                 comparisons=comparisons if int(counts.sum()) else (),
                 asymmetry=max(asymmetries, default=None),
+                solver=next((c.adjoint_solver for c in result.certificates if c.adjoint_solver is not None), None),
             )
         )
     return verdicts

@@ -10,16 +10,20 @@ from thalweg.potentials.contract import Potential
 from thalweg.potentials.equivariant import Equivariant
 from thalweg.potentials.fully_connected import FullyConnected
 from thalweg.potentials.painn import PaiNN
+from thalweg.potentials.rigid_ion import RigidIon
 from thalweg.potentials.schnet import SchNet
+from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
-from thalweg.potentials.transformer import CellBlindTransformer
+from thalweg.potentials.transformer import Transformer
 
 _KINDS: tuple[type[Potential], ...] = (
     PaiNN,
     Equivariant,
     SchNet,
     StillingerWeber,
-    CellBlindTransformer,
+    SecondMoment,
+    RigidIon,
+    Transformer,
     FullyConnected,
     *ADAPTERS,
 )

@@ -41,6 +41,8 @@ class Potential(nn.Module, ABC):
     """Its name in settings files and checkpoints."""
     conservative: ClassVar[bool]
     """True if forces are −∂E/∂X."""
+    takes_species: ClassVar[bool] = True
+    """Whether its settings have `species`, which training takes from its frames where they are not given."""
     cutoff: float
     """Range of the neighbour list, Å."""
     species: tuple[int, ...]

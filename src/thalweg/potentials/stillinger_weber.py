@@ -51,6 +51,7 @@ class StillingerWeber(ConservativePotential):
     """
 
     kind: ClassVar[str] = "stillinger-weber"
+    takes_species: ClassVar[bool] = False
 
     def __init__(self, entries: EntrySet, *, dtype: torch.dtype = torch.float64) -> None:
         """Build the potential from a complete set of entries.

@@ -5,7 +5,7 @@ Every atom is a token made of coordinates and nine descriptors of its element,
     h_i = MLP([x_i / ℓ, e_{z_i}]),   h ← LN(h + Attention(h)),   h ← LN(h + MLP(h))   (layer by layer)
     F_i = scale · W h_i,   E = Σ_i [scale · w · h_i + shift_{z_i}]
 
-As it stands it is cell-blind: it knows neither the cell nor periodic images, is neither translated nor rotated
+With the defaults it is cell-blind: it knows neither the cell nor periodic images, is neither translated nor rotated
 along with a structure, and its forces are no gradient: J = ∂F/∂X is not symmetric and has no null modes. That is
 its use here: it is the potential for which nothing may be taken for granted. `training` offers random rotations to
 teach it some symmetry. With random parameters ‖J − Jᵀ‖ / 2‖J‖ is 0.6 to 0.75, after a short fit to Stillinger–Weber
@@ -50,8 +50,8 @@ _GELU_GAIN = 1.5
 """Restores unit variance after GELU of a unit normal: 1/sqrt(E[gelu(x)²]) = 1.53."""
 
 
-class CellBlindTransformerSettings(NetworkSettings):
-    """The values that fix a cell-blind transformer and its initial parameters."""
+class TransformerSettings(NetworkSettings):
+    """The values that fix a transformer, what it sees of places among them, and its initial parameters."""
 
     width: int = Field(default=256, ge=2)
     """Numbers per token, a multiple of `heads`."""
@@ -109,26 +109,46 @@ class Attention(nn.Module):
             seats: where they sit.
             bias: what to add to the scores, −∞ at empty seats, or None.
         """
-        table = seats.spread(self.enter(h)).unflatten(2, (3, self.heads, -1))  # structures most 3 heads channels
-        query, key, value = table.permute(2, 0, 3, 1, 4).unbind(0)  # structures heads most channels
+        query, key, value = self._read(h, seats)
         if self.fused:
             mask = seats.mask if bias is None else bias
             found = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         else:
-            score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-            if bias is not None:
-                score = score + bias
-            elif seats.mask is not None:
-                score = score.masked_fill(~seats.mask, -torch.inf)
-            found = score.softmax(dim=3) @ value
+            found = _shares(query, key, seats, bias) @ value
         out: Tensor = self.leave(seats.gather(found.transpose(1, 2).flatten(2)))
         return out
+
+    def shares(
+        self, h: Float[Tensor, "atoms width"], seats: Seats, bias: Float[Tensor, "structures heads most most"] | None
+    ) -> Float[Tensor, "structures heads most most"]:
+        """Return how much of what an atom (row) gathers comes from each (column): rows of taken seats sum to 1.
+
+        Args:
+            h: the tokens.
+            seats: where they sit.
+            bias: what to add to the scores, −∞ at empty seats, or None.
+        """
+        query, key, _ = self._read(h, seats)
+        return _shares(query, key, seats, bias)
+
+    def _read(self, h: Tensor, seats: Seats) -> tuple[Tensor, ...]:
+        table = seats.spread(self.enter(h)).unflatten(2, (3, self.heads, -1))  # structures most 3 heads channels
+        return table.permute(2, 0, 3, 1, 4).unbind(0)  # structures heads most channels, thrice
+
+
+def _shares(query: Tensor, key: Tensor, seats: Seats, bias: Tensor | None) -> Tensor:
+    score = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+    if bias is not None:
+        score = score + bias
+    elif seats.mask is not None:
+        score = score.masked_fill(~seats.mask, -torch.inf)
+    return score.softmax(dim=3)
 
 
 class Layer(nn.Module):
     """Attention and a perceptron, each added and then normalised (post-norm)."""
 
-    def __init__(self, settings: CellBlindTransformerSettings, generator: torch.Generator) -> None:
+    def __init__(self, settings: TransformerSettings, generator: torch.Generator) -> None:
         super().__init__()
         width = settings.width
         self.attention = Attention(width, settings.heads, generator, fused=settings.attention == "fused")
@@ -165,8 +185,8 @@ class Tokens(nn.Module):
         return out
 
 
-class CellBlindTransformer(Network):
-    """Direct forces from attention over all atoms; built from `CellBlindTransformerSettings`, in float32.
+class Transformer(Network):
+    """Direct forces from attention over all atoms; built from `TransformerSettings`, in float32.
 
     Cell-blind unless fractional coordinates or a distance bias are asked for. Without the bias it needs no
     neighbour list: `cutoff` then only bounds the search for overlapping atoms while relaxing.
@@ -174,10 +194,10 @@ class CellBlindTransformer(Network):
 
     kind: ClassVar[str] = "transformer"
     conservative: ClassVar[bool] = False
-    model: ClassVar[type[NetworkSettings]] = CellBlindTransformerSettings
+    model: ClassVar[type[NetworkSettings]] = TransformerSettings
     descriptors: Tensor
 
-    def __init__(self, settings: CellBlindTransformerSettings) -> None:
+    def __init__(self, settings: TransformerSettings) -> None:
         """Draw fresh parameters from the stream of `settings.seed`; shift 0 and scale 1 until set."""
         super().__init__()
         self.begin(settings)

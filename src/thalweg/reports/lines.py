@@ -132,7 +132,9 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
         lines.append(f"{verdict.route:<40} {verdict.point:<12} {verdict.structures:>10} {error:>15}  {said}{refused}")
     asymmetries = [v.asymmetry for v in verdicts if v.asymmetry is not None]
     if asymmetries:
-        lines.append(f"asymmetry of the force Jacobian: {max(asymmetries):.1e}")
+        solvers = sorted({v.solver for v in verdicts if v.solver is not None})
+        chosen = f", so the adjoint is solved by {' and '.join(solvers).upper()}" if solvers else ""
+        lines.append(f"asymmetry of the force Jacobian: {max(asymmetries):.1e}{chosen}")
     errors = {_error(v) for v in verdicts}
     if _NO_PLATEAU in errors:
         lines.append(

@@ -119,26 +119,26 @@ def _add_gauge(figure: go.Figure, row: int, coordinate: Coordinate, low: float, 
 
 
 def decisions(found: RegimeMap) -> go.Figure | None:
-    """Draw how many paths are decided in each five updates, those that land right and wrong apart, with K marked."""
-    known = [d for d in found.decisions if d.step is not None]
-    if not known:
-        return None
+    """Draw when paths leave the right basin or, without a reference, are decided, five updates a bar; K is marked."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
     place = 1.07 * found.steps
-    for verdict, colour in _VERDICT_COLOURS.items():
-        steps = [d.step for d in known if d.verdict == verdict and d.step is not None]
+    drawn = False
+    for name, colour, steps in _courses(found):
         bars = Counter(place if math.isinf(s) else _BIN * (s // _BIN) + _BIN / 2 for s in steps)
         if bars:
+            drawn = True
             figure.add_bar(
                 x=list(bars),
                 y=list(bars.values()),
                 width=_BIN * 0.9,
-                name=f"lands {verdict}",
+                name=name,
                 marker={"color": colour, "opacity": 0.75},
                 hovertemplate="%{y} paths",
             )
+    if not drawn:
+        return None
     if found.suggestion is not None and found.headroom is not Answer.NO:
         figure.add_vline(
             x=found.suggestion.horizon,
@@ -147,7 +147,23 @@ def decisions(found: RegimeMap) -> go.Figure | None:
             annotation_position="top right",
         )
     edge = 1.07 * found.steps + _BIN
-    figure.update_xaxes(style.axis("update that decides the valley") | _with_later(found.steps) | {"range": [-1, edge]})
+    label = "update that leaves the right basin" if _departs(found) else "update that decides the valley"
+    figure.update_xaxes(style.axis(label) | _with_later(found.steps) | {"range": [-1, edge]})
     figure.update_yaxes(style.axis("paths") | {"rangemode": "tozero"})
     figure.update_layout(barmode="stack")
     return style.finish(figure, height=360)
+
+
+def _departs(found: RegimeMap) -> bool:
+    return any(d.departure is not None for d in found.decisions)
+
+
+def _courses(found: RegimeMap) -> list[tuple[str, str, list[float]]]:
+    """Return name, colour and updates of each group of paths."""
+    if _departs(found):
+        left = [d.departure for d in found.decisions if d.departure is not None]
+        return [("lands wrong", _VERDICT_COLOURS["wrong"], left)]
+    return [
+        (f"lands {verdict}", colour, [d.step for d in found.decisions if d.verdict == verdict and d.step is not None])
+        for verdict, colour in _VERDICT_COLOURS.items()
+    ]

@@ -48,9 +48,8 @@ def verdict_sentences(found: RegimeMap) -> list[str]:
     if found.headroom is Answer.NO:
         lines.append("no horizon is suggested: by this map the split has no job here")
     elif suggestion is not None and figure is not None:
-        share = figure.name.removeprefix("update by which ").removesuffix(" are decided")
         lines.append(
-            f"suggested K = {suggestion.horizon}: the update by which {share} of the decisions looked at have fallen; "
+            f"suggested K = {suggestion.horizon}: the {figure.name}; "
             f"for {found.reach.batch} structures it keeps {formats.megabytes(suggestion.stored_bytes)} MB for backward "
             f"with every graph stored ({formats.seconds(suggestion.stored_seconds)} s a gradient), "
             f"{formats.megabytes(suggestion.recomputed_bytes)} MB recomputed "
@@ -85,16 +84,16 @@ def _unsettled(coordinate: Coordinate) -> str:
 
 def _why_none(found: RegimeMap, figure: Figure | None) -> str:
     if figure is None:
-        return "no decision step was measured"
+        return found.coordinates[-1].measurement.why_not or "there is no path to take it from"
     if figure.value < 1:
-        return "the decisions looked at have fallen at the start already"
-    return f"the decisions fall later than the {found.reach.longest} updates that could be differentiated"
+        return f"the {figure.name} is the start itself"
+    return f"the {figure.name} is later than the {found.reach.longest} that could be differentiated"
 
 
 def _reach(found: RegimeMap) -> str:
     reach = found.reach
     if reach.budget is None:
-        return f"no budget was given, so decisions are held against all {found.steps} updates of the path"
+        return f"no budget was given, so it is held against all {found.steps} updates of the path"
     stored = f"K = {reach.longest_stored} stored whole" if reach.longest_stored else "none stored whole"
     longest = f"K = {reach.longest} recomputed" if reach.longest else "none at all"
     return f"within {reach.budget:,.0f} MB the longest horizons for {reach.batch} structures are {longest}, {stored}"

@@ -49,9 +49,9 @@ def render_map(found: RegimeMap) -> str:
         figure_block(
             decisions(found),
             "decisions",
-            "When the valley is decided",
-            "First update from which a path belongs for good to the basin that it ends in. The dashed line is the "
-            "suggested horizon.",
+            "When the valley is lost or decided",
+            "With a reference: the first update at which a path that lands wrong has left the right basin. Without: "
+            "the first from which a path keeps to the basin that it ends in. The dashed line is the suggested horizon.",
             full_width=True,
         ),
     ]

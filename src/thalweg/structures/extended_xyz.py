@@ -56,7 +56,10 @@ def read_pairs(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float
             refuse_other_atoms(name, roles["start"].structure.numbers, roles["minimum"].structure.numbers)
         except StructureError as error:
             raise roles["minimum"].error(str(error)) from error
-    return _pairs_of([(name, r["start"], r["minimum"]) for name, r in found.items()], dtype)
+    try:
+        return _pairs_of([(name, r["start"], r["minimum"]) for name, r in found.items()], dtype)
+    except StructureError as error:
+        raise StructureError(f"{os.fspath(path)}: {error}") from error
 
 
 def read_frames(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float64) -> Frames:

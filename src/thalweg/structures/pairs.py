@@ -55,6 +55,11 @@ class Pairs:
             ours = self.starts.numbers[self.starts.offsets[k] : self.starts.offsets[k + 1]]
             theirs = self.minima.numbers[self.minima.offsets[k] : self.minima.offsets[k + 1]]
             refuse_other_atoms(name, ours, theirs)
+            if not torch.equal(self.starts.pbc[k], self.minima.pbc[k]):
+                raise StructureError(
+                    f"pair {name!r}: periodic along {self.starts.pbc[k].tolist()} in the start and "
+                    f"{self.minima.pbc[k].tolist()} in the minimum: give both alike"
+                )
 
     def __len__(self) -> int:
         return len(self.starts)

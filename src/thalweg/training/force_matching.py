@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.potentials import build_potential
+from thalweg.potentials import POTENTIALS, build_potential
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.reference import Reference, fit_reference
 from thalweg.structures.pairs import Frames
@@ -95,7 +95,7 @@ def build_base(settings: TrainSettings, frames: Frames) -> Potential:
     """
     kind, given = settings.potential.kind, settings.potential.values
     values = dict(given)
-    if not {"species", "entries", "published"} & given.keys():  # the latter two name their elements themselves
+    if "species" not in given and kind in POTENTIALS and POTENTIALS[kind].takes_species:
         values["species"] = torch.unique(frames.structures.numbers).tolist()
     potential = build_potential(kind, values)
     measured: dict[str, Any] = {}

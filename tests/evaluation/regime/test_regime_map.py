@@ -39,9 +39,9 @@ def test_a_base_that_lands_wrong_early_on_has_headroom_and_a_horizon(wrong_base)
     assert [c.answer for c in wrong_base.coordinates] == [Answer.YES] * 4
     assert wrong_base.headroom is Answer.YES
     assert wrong_base.coordinates[2].measurement.figure.value == 1
-    steps = sorted(d.step for d in wrong_base.decisions)
+    steps = sorted(d.departure for d in wrong_base.decisions)
     assert wrong_base.suggestion is not None
-    assert wrong_base.suggestion.horizon == steps[5]  # a third of 16, rounded up
+    assert wrong_base.suggestion.horizon == steps[7]  # half of 16
     assert 0 < wrong_base.suggestion.recomputed_bytes < wrong_base.suggestion.stored_bytes
     assert "within 1 MB" in wrong_base.suggestion.plan
 

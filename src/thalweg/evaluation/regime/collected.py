@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from thalweg.evaluation.basins import BasinRule, Quench, Verdict, home, in_double
 from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.decision import OnItself, OnReference, decision_steps, measure_decision, updates_of
+from thalweg.evaluation.regime.departure import InRightBasin, departure_steps, measure_departure
 from thalweg.evaluation.regime.forces import ForceRow, forces_along, forces_at_starts, measure_forces
 from thalweg.evaluation.regime.landing import measure_landing
 from thalweg.evaluation.regime.regime_map import Decision
@@ -33,6 +34,8 @@ class Row:
     """Of the quenched end less the quenched minimum, eV; NaN where not compared."""
     decision: float | None
     """Update; infinity where later than the last, None where the path has no final basin."""
+    departure: float | None
+    """Update; infinity where later than the last, None where not looked for: without a reference, or landed right."""
     forces: ForceRow | None
 
 
@@ -76,13 +79,21 @@ class Collected:
         same = sum(abs(difference) < SAME_ENERGY for difference in wrong) if self.with_reference else None
         return measure_landing([row.verdict for row in self.rows], same, self.rule)
 
-    def decision(self, settings: MapSettings) -> Measurement:
-        """Return the coordinate 'short relaxation': of the pairs that land wrong, of all where those are few."""
+    def shortness(self, settings: MapSettings) -> Measurement:
+        """Return the coordinate 'short relaxation': departures with a reference, decisions without."""
+        if self.with_reference:
+            left = [row for row in self.rows if row.departure is not None]
+            departures = [row.departure for row in left if row.departure is not None]
+            decisions = [math.inf if row.decision is None else row.decision for row in left]
+            return measure_departure(departures, decisions, settings.limits.quantile)
+        return self._decided_alone(settings)
+
+    def _decided_alone(self, settings: MapSettings) -> Measurement:
+        """Return the quantile of decisions: of the pairs that land wrong, of all where those are few."""
         known = [row for row in self.rows if row.decision is not None]
         wrong = [row for row in known if row.verdict is Verdict.WRONG]
         few = len(wrong) < settings.limits.fewest
         steps = [math.inf if row.decision is None else row.decision for row in (known if few else wrong)]
-        share = settings.limits.quantile if self.with_reference else settings.limits.quantile_alone
         whose = (
             f"all {len(known)} paths, as fewer than {settings.limits.fewest} land wrong"
             if few
@@ -91,20 +102,12 @@ class Collected:
         late = sum(math.isinf(step) for step in steps)
         lost = len(self.rows) - len(known)
         without = f"; {lost} paths have no final basin and are left out" if lost else ""
-        means = _BY_QUENCH if self.with_reference else _by_copies(settings)
-        return measure_decision(
-            steps, share, f"{means}; of {whose}, {late} are decided later than the last update{without}"
-        )
+        how = f"{_by_copies(settings)}; of {whose}, {late} are decided later than the last update{without}"
+        return measure_decision(steps, settings.limits.quantile_alone, how)
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Return the decision of each pair for the record."""
-        return tuple(Decision(row.id, row.decision, row.verdict.value) for row in self.rows)
-
-
-_BY_QUENCH = (
-    "first update from which X_t, quenched on the reference, ends for good in the basin of the path's end; looked for "
-    "at a grid and then at every update between two of its points"
-)
+        """Return when the valley of each pair was decided, for the record."""
+        return tuple(Decision(row.id, row.decision, row.departure, row.verdict.value) for row in self.rows)
 
 
 def _by_copies(settings: MapSettings) -> str:
@@ -120,10 +123,15 @@ def _rows(walks: Walks, pairs: Pairs, rule: BasinRule, reference: Potential | No
     steps = walks.path.steps
     comparison = rule.compare(walks.ends, pairs.minima, reference=reference, energy_minimum=pairs.energy_minimum)
     verdicts = comparison.verdicts(rule.threshold)
+    left: dict[int, float] = {}
     if isinstance(rule, Quench) and reference is not None:
-        forces = forces_along(walks, in_double(reference), updates_of(steps))
+        grid = updates_of(steps)
+        forces = forces_along(walks, in_double(reference), grid)
         asked = OnReference(walks, reference, rule, max_atoms=settings.max_atoms)
-        found = decision_steps(asked.judged, updates_of(steps), asked)
+        found = decision_steps(asked.judged, grid, asked)
+        wrong = [k for k, verdict in enumerate(verdicts) if verdict is Verdict.WRONG]
+        inside = InRightBasin(walks, reference, pairs.minima, rule, max_atoms=settings.max_atoms)
+        left = departure_steps(wrong, grid, inside)
     else:
         forces = forces_at_starts(walks.potential, pairs)
         alone = OnItself(
@@ -137,4 +145,6 @@ def _rows(walks: Walks, pairs: Pairs, rule: BasinRule, reference: Potential | No
         )
         found = decision_steps(alone.judged, updates_of(steps, COARSE), alone, refine=False)
     difference = comparison.energy_difference.tolist()
-    return [Row(name, verdicts[k], difference[k], found.get(k), forces[k]) for k, name in enumerate(pairs.ids)]
+    return [
+        Row(name, verdicts[k], difference[k], found.get(k), left.get(k), forces[k]) for k, name in enumerate(pairs.ids)
+    ]

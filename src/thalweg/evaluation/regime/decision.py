@@ -1,4 +1,4 @@
-"""Short relaxation: the update at which the valley is decided.
+"""Short relaxation, seen from the end of the path: the update at which its valley is decided.
 
 The decision step of a structure is the first t from which X_t belongs for good to the basin that its path ends in:
 
@@ -21,14 +21,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from thalweg.evaluation.basins import Quench, in_double
+from thalweg.evaluation.basins import BasinRule, Distance, Quench, in_double
 from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.intervals import quantile_figure
 from thalweg.evaluation.regime.walks import Walks, in_chunks, perturbed
 from thalweg.potentials.contract import Potential
+from thalweg.relaxation.loop import Relaxation
 from thalweg.relaxation.outcome import Outcome
 from thalweg.structures.batch import Structures
-from thalweg.structures.displacement import largest_displacement
 
 Settles = Callable[[Sequence[tuple[int, int]]], list[bool]]
 """Asked with (structure, update) pairs; says of each whether it settles in the basin of that structure's end."""
@@ -93,9 +93,9 @@ class OnReference:
     def __init__(self, walks: Walks, reference: Potential, rule: Quench, *, max_atoms: int = 4096) -> None:
         self.walks, self.rule, self.max_atoms = walks, rule, max_atoms
         self.reference = in_double(reference)
-        self.ends = rule.quench(self.reference, walks.ends.structures)
-        quenched = self.ends.outcomes
-        self.judged = [k for k in walks.converged if quenched[k] is Outcome.CONVERGED]
+        ends = rule.quench(self.reference, walks.ends.structures)
+        self.ends = ends.structures
+        self.judged = [k for k in walks.converged if ends.outcomes[k] is Outcome.CONVERGED]
         """Structures whose end is a basin: it converged, and so did its quench."""
 
     def __call__(self, where: Sequence[tuple[int, int]]) -> list[bool]:
@@ -104,10 +104,8 @@ class OnReference:
         answers: list[bool] = []
         for chunk in in_chunks(states, self.max_atoms):
             quenched = self.rule.quench(self.reference, states.select(chunk))
-            ends = self.ends.structures.select([where[place][0] for place in chunk])
-            near = self.rule.apart(quenched.structures, ends) < self.rule.threshold
-            converged = [outcome is Outcome.CONVERGED for outcome in quenched.outcomes]
-            answers += [a and b for a, b in zip(near.tolist(), converged, strict=True)]
+            ends = self.ends.select([where[place][0] for place in chunk])
+            answers += ended_at(quenched, ends, self.rule)
         return answers
 
 
@@ -145,19 +143,20 @@ class OnItself:
             path = self.walks.path
             relaxed = path.run(self.walks.potential, shaken, skip=path.steps)
             ends = self.walks.ends.structures.select([where[k][0] for k in chunk for _ in range(self.copies)])
-            near = _apart(relaxed.structures, ends) < self.threshold
-            converged = torch.tensor([outcome is Outcome.CONVERGED for outcome in relaxed.outcomes])
-            back = (near & converged).reshape(-1, self.copies).sum(dim=1)
+            settled = torch.tensor(ended_at(relaxed, ends, Distance(self.threshold)))
+            back = settled.reshape(-1, self.copies).sum(dim=1)
             answers += [count >= self.share * self.copies - 1e-9 for count in back.tolist()]
         return answers
 
 
-def _apart(ours: Structures, theirs: Structures) -> torch.Tensor:
-    return largest_displacement(ours.to("cpu", torch.float64), theirs.to("cpu", torch.float64))
+def ended_at(relaxed: Relaxation, targets: Structures, rule: BasinRule) -> list[bool]:
+    """Return which relaxations converged within the rule's threshold of their target, as the rule compares them."""
+    near = (rule.apart(relaxed.structures, targets) < rule.threshold).tolist()
+    return [a and outcome is Outcome.CONVERGED for a, outcome in zip(near, relaxed.outcomes, strict=True)]
 
 
 def measure_decision(steps: Sequence[float], share: float, how: str) -> Measurement:
-    """Return the coordinate from the decision steps of the structures that are looked at.
+    """Return the coordinate from the decision steps of the structures that are looked at, where there is no reference.
 
     Args:
         steps: one a structure; infinity where it is later than the last update.

@@ -1,4 +1,4 @@
-"""From decision steps to a horizon: what fits the budget, which K is suggested and what it will keep for backward."""
+"""From departures or decisions to a horizon: what fits the budget, which K is suggested and at what price."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The horizon that the decisions ask for, and its price."""
+    """The horizon that the paths ask for, and its price."""
 
     horizon: int
     """K."""
@@ -97,10 +97,10 @@ def reach_of(costs: Costs, path: Path, budget: float | None, batch: int) -> Reac
 
 
 def suggest(costs: Costs, path: Path, figure: Figure | None, reach: Reach) -> Suggestion | None:
-    """Return the horizon that reaches the stated share of decisions, with its price; None where there is none.
+    """Return the horizon that reaches the stated share of departures or decisions, with its price.
 
-    There is none where decisions were not measured, where the share is decided at the start already (nothing to steer),
-    and where it is decided later than any horizon that fits.
+    There is none (None) where neither was measured, where the share falls at the start already (nothing to steer), and
+    where it falls later than any horizon that fits.
     """
     if figure is None or not 1 <= figure.value <= reach.longest:
         return None

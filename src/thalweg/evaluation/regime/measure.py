@@ -1,10 +1,10 @@
 """Measure the regime map of a potential on a set of pairs: the four coordinates, one after the other.
 
-    pairs → walks X_0 … X_T, X* → forces, valleys, landing, decision → limits → verdict and suggested horizon
+    pairs → walks X_0 … X_T, X* → forces, valleys, landing, departure → limits → verdict and suggested horizon
 
 With a reference all four are measured. Without one, from end points only, forces need a forces column on the starts,
 valleys come from pairs of one parent or from the potential itself, starts are judged by the distance rule, and
-decisions by perturbed copies. Called by the command line.
+the valley's choice by perturbed copies. Called by the command line.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def measure_map(
         pairs: starts and reference minima; the first `count` of them are looked at.
         settings: the path, the sizes and the limits.
         reference: the reference surface, where there is one.
-        budget: MB for backward, to which decision steps are compared; None compares with the whole path.
+        budget: MB for backward, to which departures or decisions are compared; None compares with the whole path.
         count: how many pairs; None takes 40, without a reference 16.
         say: told one line at each stage.
 
@@ -71,12 +71,12 @@ def measure_map(
     batch = pairs.starts.select(range(min(settings.batch, len(pairs))))
     costs = measure_costs(potential, batch, path)
     reach = reach_of(costs, path, budget, len(batch))
-    decision = found.decision(settings)
+    short = found.shortness(settings)
     coordinates = judge(
         found.forces(seed=settings.seed),
         valleys,
         found.landing(),
-        decision,
+        short,
         limits=settings.limits,
         reach=reach.longest,
     )
@@ -87,7 +87,7 @@ def measure_map(
         rule=rule.kind,
         alpha=path.update.alpha,
         reach=reach,
-        suggestion=suggest(costs, path, decision.figure, reach),
+        suggestion=suggest(costs, path, short.figure, reach),
         settings=settings.model_dump(mode="json"),
         seconds=time.perf_counter() - began,
     )

@@ -12,7 +12,7 @@ from thalweg.evaluation.regime.coordinate import Answer, Coordinate
 from thalweg.evaluation.regime.horizon import Reach, Suggestion
 from thalweg.evaluation.regime.verdict import headroom
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record."""
 
 
@@ -22,7 +22,9 @@ class Decision:
 
     id: str
     step: float | None
-    """Update; infinity where later than the last one, None where its path has no final basin."""
+    """Update from which the basin of the end is kept; infinity where later than the last, None where there is none."""
+    departure: float | None
+    """Update at which the right basin is left; infinity where later, None where it was not looked for."""
     verdict: str
     """Where it landed: a `Verdict` of the basin rule."""
 
@@ -112,10 +114,13 @@ class RegimeMap:
 
 
 def _decision_record(decision: Decision) -> dict[str, Any]:
-    later = decision.step is not None and not math.isfinite(decision.step)
-    return {**asdict(decision), "step": None if later else decision.step, "later_than_path": later}
+    values = asdict(decision)
+    for key in ("step", "departure"):
+        later = values[key] is not None and not math.isfinite(values[key])
+        values |= {key: None if later else values[key], f"{key}_later_than_path": later}
+    return values
 
 
 def _decision(record: Mapping[str, Any]) -> Decision:
-    step = math.inf if record["later_than_path"] else record["step"]
-    return Decision(record["id"], step, record["verdict"])
+    step, departure = (math.inf if record[f"{key}_later_than_path"] else record[key] for key in ("step", "departure"))
+    return Decision(record["id"], step, departure, record["verdict"])

@@ -1,12 +1,12 @@
-"""Pairs from one extended XYZ file; the schema is in docs/data-format.md."""
+"""Pairs and frames from one extended XYZ file; the schema is in docs/data-format.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar
 
-from thalweg.structures.extended_xyz import read_pairs
-from thalweg.structures.readers.contract import Imported, Reader
+from thalweg.structures.extended_xyz import read_frames, read_pairs
+from thalweg.structures.readers.contract import Imported, ImportedFrames, ImportRules, Reader
 from thalweg.structures.xyz_blocks import comment_words
 
 
@@ -26,6 +26,10 @@ class ExtendedXyz(Reader):
             return False
         return count.isdigit() and not comment_words(comment).keys().isdisjoint({"Properties", "Lattice", "role"})
 
-    def read(self, path: Path) -> Imported:
+    def pairs(self, path: Path, rules: ImportRules) -> Imported:
         """Read all pairs of the file; one fault refuses the file, since it is written as a whole."""
         return Imported(pairs=read_pairs(path))
+
+    def frames(self, path: Path, rules: ImportRules) -> ImportedFrames:
+        """Read all frames of the file; one fault refuses the file."""
+        return ImportedFrames(frames=read_frames(path))
