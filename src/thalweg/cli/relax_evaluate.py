@@ -65,6 +65,7 @@ def evaluate(
     from thalweg.reports.lines import cost_lines, evaluation_lines
     from thalweg.storage import atomic_write
     from thalweg.structures.extended_xyz import read_frames, read_pairs
+    from thalweg.testbeds import TESTBEDS
 
     if out is not None:
         refuse_existing(out, overwrite)
@@ -80,7 +81,8 @@ def evaluate(
     basin_rule(rule).check(surface, held.energy_minimum)
     path = relaxation_path(overrides, settings, potential, held.minima)
     labelled = None if frames is None else read_frames(frames)
-    costs = [None if known is None else cost_record(known, labelled, crystal) for known in (potential, start)]
+    perfect = None if crystal is None else TESTBEDS[crystal]()
+    costs = [None if known is None else cost_record(known, labelled, perfect) for known in (potential, start)]
     before = None if start is None else judge(start, held, path, rule=rule, reference=surface)
     record = judge(potential, held, path, rule=rule, reference=surface, base=before).record()
     record["cost"] = costs[0]
