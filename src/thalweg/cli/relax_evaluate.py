@@ -43,8 +43,8 @@ def evaluate(
     pairs: Annotated[Path, typer.Argument(help="Held-out pairs, extended XYZ.")],
     overrides: Overrides = None,
     settings: SettingsFile = None,
-    rule: Annotated[str, typer.Option(help="Same-basin rule: quench or distance.")] = "distance",
-    reference: Annotated[str | None, typer.Option(help="Reference surface, for quench: as MODEL.")] = None,
+    rule: Annotated[str, typer.Option(help="Same-basin rule: quench, crystal or distance.")] = "distance",
+    reference: Annotated[str | None, typer.Option(help="Reference surface, for quench and crystal: as MODEL.")] = None,
     base: Annotated[str | None, typer.Option(help="Potential to compare with, pair by pair: as MODEL.")] = None,
     frames: Annotated[Path | None, typer.Option(help="Labelled frames, for errors of energies and forces.")] = None,
     crystal: Annotated[

@@ -47,7 +47,7 @@ def evaluate(
         potential: what is evaluated; in its own floating type, in evaluation mode.
         pairs: starts and reference minima, with ids that occur once.
         path: how to relax.
-        rule: how to tell whether two structures share a basin: 'quench', 'distance', or either with settings.
+        rule: how to tell whether two structures share a basin: 'quench', 'crystal', 'distance', or one with settings.
         reference: the surface the minima are of; 'quench' needs it.
         base: an evaluation of the base on the same pairs by the same rule.
         max_atoms: most atoms relaxed at once; a larger structure goes alone.
