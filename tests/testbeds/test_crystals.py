@@ -13,6 +13,7 @@ from ase.geometry import minkowski_reduce
 
 from thalweg.errors import SettingsError, StructureError
 from thalweg.evaluation.basins import CrystalQuench, Verdict
+from thalweg.potentials import build_potential
 from thalweg.relaxation import LBFGS, Outcome, PositionsAndCell, Relaxation, relax
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
@@ -193,3 +194,16 @@ def test_settings_rebuild_the_testbed_and_its_path_moves_the_cell() -> None:
 def test_bad_settings_are_refused_with_advice(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Crystals.from_settings(settings)
+
+
+@pytest.mark.parametrize(("cutoff", "feels"), [(4.2, False), (5.5, True)])
+def test_a_tetragonal_strain_of_zinc_blende_is_felt_through_second_neighbours(cutoff: float, *, feels: bool) -> None:
+    """PaiNN that sees bonds alone has no resistance to it, see the page of the testbed."""
+    painn = build_potential("painn", {"species": [48, 52], "cutoff": cutoff}).double()
+    crystal = Crystals().crystal()
+    along = 1.05
+    across = math.sqrt((3 - along**2) / 2)  # bonds keep their length exactly
+    stretch = torch.diag(torch.tensor([along, across, across], dtype=torch.float64))
+    strained = crystal.with_positions(crystal.positions @ stretch).with_cell(crystal.cell @ stretch)
+    change = float((painn(strained).energy - painn(crystal).energy).abs())
+    assert change > 1e-4 if feels else change < 1e-10
