@@ -100,7 +100,8 @@ def strong(out: Path, protocol: Protocol, testbed: Testbed, count: int) -> dict[
     train(told_base, read_frames(out / "frames.extxyz"))
     base = out / "strong" / "model.safetensors"
     found = mapped(out / "map-strong.json", base, held_out, testbed, count)
-    save_potential(out / "reference.safetensors", testbed.reference())
+    if not (out / "reference.safetensors").exists():
+        save_potential(out / "reference.safetensors", testbed.reference())
     contest = Contest(
         folder=out / "strong-arms",
         base=base,
@@ -110,7 +111,7 @@ def strong(out: Path, protocol: Protocol, testbed: Testbed, count: int) -> dict[
         rule="quench",
         reference=out / "reference.safetensors",
     )
-    before, after = run_arm(Arm("base", None), contest), run_arm(Arm("split-20", Split(horizon=20)), contest)
+    before, after = run_arm(contest, Arm("base", None)), run_arm(contest, Arm("split-20", Split(horizon=20)))
     return {
         **told(found),
         "of": count,

@@ -31,7 +31,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 HEAVY = {"torch", "lightning", "plotly", "chemiscope", "scipy", "ase", "rich"}
 """What `thalweg --help` must not wait for; lightning alone takes four seconds to import."""
 
-IMPORT_NAMES = {"pyyaml": "yaml", "torch-sim-atomistic": "torch_sim"}
+IMPORT_NAMES = {
+    "pyyaml": "yaml",
+    "torch-sim-atomistic": "torch_sim",
+    "metatomic-torch": "metatomic",
+    "metatensor-torch": "metatensor",
+}
 """Distributions whose module has another name."""
 
 

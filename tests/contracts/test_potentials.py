@@ -149,4 +149,5 @@ def test_potential_keeps(case: Case, check: checks.Check) -> None:
 
 
 def test_every_kind_is_under_the_contract() -> None:
-    assert {case.make().kind for case in CASES} == set(POTENTIALS)
+    elsewhere = {"metatomic"}  # needs a file of that package: tests/potentials/adapters/test_metatomic_energy.py
+    assert {case.make().kind for case in CASES} == set(POTENTIALS) - elsewhere

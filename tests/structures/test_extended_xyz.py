@@ -196,7 +196,7 @@ BAD = {
     ),
     "overlap with an image": (
         block(atoms=("Si 0 0 0",), lattice="5 0 0 0 0.2 0 0 0 5"),
-        "atoms 0 and 0 are 0.2",
+        "lattice planes 0.2 Å apart",
     ),
     "other counts": (
         block() + block("minimum", atoms=("Si 0 0 0",)),

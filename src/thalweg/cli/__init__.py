@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from thalweg.cli import data, demo, dial, regime, relax_evaluate, show, study, train_tune, verify
+from thalweg.cli import data, demo, dial, export, regime, relax_evaluate, show, study, train_tune, verify
 from thalweg.console import complain, show_plain_warnings
 from thalweg.errors import ThalwegError
 
@@ -25,6 +25,7 @@ COMMANDS = (
     dial.dial,
     verify.verify,
     show.show,
+    export.export,
 )
 """Every command, in the order of the help page; its name is the function's."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from thalweg.cli.convert import data_convert
 from thalweg.cli.label import data_label
 from thalweg.cli.options import Overrides, Overwrite, refuse_existing
 from thalweg.cli.terminal import say, say_left_out
@@ -132,3 +133,4 @@ def data_split(
 
 
 group.command("label")(data_label)
+group.command("convert")(data_convert)

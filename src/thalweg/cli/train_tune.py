@@ -9,10 +9,11 @@ import typer
 
 from thalweg.cli.options import Model, Overrides, SettingsFile, open_model
 from thalweg.cli.terminal import say_result, show_progress
+from thalweg.errors import SettingsError
 
 
 def train(
-    frames: Annotated[Path, typer.Argument(help="Labelled frames, extended XYZ.")],
+    frames: Annotated[Path, typer.Argument(help="Labelled frames, extended XYZ or a store.")],
     overrides: Overrides = None,
     settings: SettingsFile = None,
     validation: Annotated[Path | None, typer.Option(help="Held-out frames.")] = None,
@@ -23,9 +24,17 @@ def train(
     """
     from thalweg.structures.extended_xyz import read_frames
     from thalweg.training.force_matching import train as run
+    from thalweg.training.force_matching import train_stored
     from thalweg.training.loading import load_settings
-    from thalweg.training.settings import TrainSettings
+    from thalweg.training.settings import StoreTrainSettings, TrainSettings
 
+    if frames.is_dir():
+        if validation is not None:
+            raise SettingsError("--validation beside a store: its validation is part of it, see store.validation=0.05")
+        say_result(
+            train_stored(load_settings(StoreTrainSettings, settings, overrides or []), frames, progress=show_progress)
+        )
+        return
     told = load_settings(TrainSettings, settings, overrides or [])
     held = None if validation is None else read_frames(validation)
     result = run(told, read_frames(frames), held, progress=show_progress)

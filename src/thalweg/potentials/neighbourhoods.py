@@ -9,6 +9,7 @@ store no value per edge and channel but the features gathered, and are different
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -42,12 +43,14 @@ def lay_out(structures: Structures, edges: Edges, cutoff: float) -> Neighbourhoo
         cutoff: r_c, Å: how far an empty slot is displaced.
     """
     x, cell = structures.positions, structures.cell
-    atoms, device = len(x), structures.device
+    atoms, device = x.shape[0], structures.device  # shapes, not len(): exports trace this with any number of atoms
     with torch.no_grad():
         counts = torch.bincount(edges.centre, minlength=atoms)
-        slots = max(int(counts.max()), 1)
+        fullest = counts.max().clamp(min=1)
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        slots: Any = fullest if tracing else int(fullest)  # as a tensor it stays variable in a trace
         first = torch.cumsum(counts, 0) - counts
-        place = torch.arange(len(edges), device=device) + (
+        place = torch.arange(edges.centre.shape[0], device=device) + (
             torch.arange(atoms, device=device) * slots - first
         ).index_select(0, edges.centre)
         neighbour = torch.arange(atoms, device=device).repeat_interleave(slots)

@@ -27,8 +27,8 @@ def open_potential(name: str, *, reference: bool = False) -> Potential:
 
     Args:
         name: the path of a model file; the path of a `.sw` file; `kind:NAME` with named parameters, by the kinds of
-            `NAMED`; `torch:module:factory?species=Si&cutoff=5` with a torch module, or another package's file of
-            weights, `mace:FILE`, by the kinds of `ADAPTERS`, see their `from_words`. To open one of these runs code
+            `NAMED`; `torch:module:factory?species=Si&cutoff=5` with a torch module, or another package's file,
+            `metatomic:FILE`, by the kinds of `ADAPTERS`, see their `from_words`. To open one of these runs code
             that it names or holds; code that a model file names is run only if it was allowed. As a reference also
             `ase:module:Class?key=value`, an ASE calculator, see `AseReference`.
         reference: whether what only answers and cannot learn will do.

@@ -85,7 +85,7 @@ class Message(nn.Module):
     ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
         """Return Δs and Δv from the scalars (in the first layer one-hot species) and vectors of all atoms."""
         _, radial, channels = self.filters.shape
-        atoms, (scalar, directed) = len(s), geometry
+        atoms, (scalar, directed) = s.shape[0], geometry
         h = s if self.hidden is None else silu(self.hidden(s))
         filters = self.filters / math.sqrt(self.neighbours)
         # W_kc Q_cb of the s and r filters, laid out as (k, b) × c

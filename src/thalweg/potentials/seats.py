@@ -36,10 +36,12 @@ class Seats:
             most: seats of a row, at least the atoms of the largest structure; by default just those.
         """
         n, counts = len(structures), structures.counts
-        if most is None:
+        if most is None and n == 1:
+            most = structures.positions.shape[0]  # as a shape, so that exports trace any number of atoms
+        elif most is None:
             most = max(b - a for a, b in zip(structures.offsets[:-1], structures.offsets[1:], strict=True))
         first = torch.cumsum(counts, 0) - counts
-        place = torch.arange(len(structures.numbers), device=structures.device) - first[structures.owner]
+        place = torch.arange(structures.numbers.shape[0], device=structures.device) - first[structures.owner]
         present = torch.arange(most, device=structures.device) < counts[:, None]
         full = n * most == len(structures.numbers)
         return Seats(structures.owner * most + place, n, most, None if full else present[:, None, None])

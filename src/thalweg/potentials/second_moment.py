@@ -133,7 +133,7 @@ class SecondMoment(ConservativePotential):
         band = (-self.decay(bond) * u).exp()
         pair = self.repulsion(bond) * (-self.hardness(bond) * u).exp() - self.attraction(bond) * band
         square = (self.hopping(bond) * band * open_).square()
-        zero = r.new_zeros(len(structures.positions))
+        zero = r.new_zeros(structures.positions.shape[0])  # no len(): exports trace this
         second_moment = zero.index_add(0, edges.centre, square)
         of_atom = zero.index_add(0, edges.centre, pair * open_)
         return structures.total(of_atom - ((second_moment + SOFTENING**2).sqrt() - SOFTENING))

@@ -59,8 +59,8 @@ def render_view(seen: View, atom: int | None = None) -> str:
     graph = "every atom listens to every other" if seen.reach is None else f"edges within {seen.reach:g} Å"
     whose = "strongest edges of all" if atom is None else f"what atom {atom} listens to"
     caption = (
-        "Left: the strongest edges between atoms, to nearest images, the darker the stronger. Middle: all pairs; an "
-        "atom (row) listens to another (column). Right: mean weight against minimum-image distance, of two atoms."
+        "Left: the strongest edges between atoms, to nearest images, the darker the stronger. Top right: all pairs; an "
+        "atom (row) listens to another (column). Below it: mean weight against minimum-image distance, of two atoms."
     )
     facts = f"structure {seen.id} · {seen.atoms.get_chemical_formula()} · {count} atoms · {graph} · {whose}"
     block = figure_block(figure(seen, atom), "view", "Who listens to whom", caption, full_width=True)
@@ -120,24 +120,28 @@ def figure(seen: View, atom: int | None = None) -> go.Figure:
     vectors = displacements(seen)
     distance = np.linalg.norm(vectors, axis=2)
     drawn = make_subplots(
-        rows=1,
-        cols=3,
-        column_widths=[0.42, 0.3, 0.28],
-        specs=[[{"type": "scene"}, {"type": "xy"}, {"type": "xy"}]],
+        rows=2,
+        cols=2,
+        column_widths=[0.58, 0.42],
+        row_heights=[0.58, 0.42],
+        specs=[[{"type": "scene", "rowspan": 2}, {"type": "xy"}], [None, {"type": "xy"}]],
         horizontal_spacing=0.09,
+        vertical_spacing=0.14,
     )
     drawn.add_traces(_structure(seen, atom), rows=[1, 1], cols=[1, 1])
     for number, measure in enumerate(seen.measures):
         traces = _of_measure(seen, measure, vectors, distance, atom)
         for trace in traces:
             trace.visible = number == 0
-        drawn.add_traces(traces, rows=[1, 1, 1], cols=[1, 2, 3])
-    style.finish(drawn, height=520, legend=False)
+        drawn.add_traces(traces, rows=[1, 1, 2], cols=[1, 2, 2])
+    style.finish(drawn, height=760, legend=False)
     drawn.update_layout(scene=_scene(), margin={"t": 60}, updatemenus=[_menu(seen.measures)])
-    drawn.update_yaxes(title="atom that listens", autorange="reversed", scaleanchor="x", row=1, col=2)
+    drawn.update_yaxes(
+        title="atom that listens", autorange="reversed", scaleanchor="x", constrain="domain", row=1, col=2
+    )
     drawn.update_xaxes(title="atom listened to", constrain="domain", row=1, col=2)
-    drawn.update_xaxes(style.axis("minimum-image distance (Å)"), row=1, col=3)
-    drawn.update_yaxes(style.axis("mean weight") | {"rangemode": "tozero"}, row=1, col=3)
+    drawn.update_xaxes(style.axis("minimum-image distance (Å)"), row=2, col=2)
+    drawn.update_yaxes(style.axis("mean weight") | {"rangemode": "tozero"}, row=2, col=2)
     return drawn
 
 
@@ -223,7 +227,13 @@ def _of_measure(
         colorscale="Blues",
         zmin=0.0,
         hovertemplate=f"%{{y}} listens to %{{x}}: %{{z:.3g}} {measure.unit}<extra></extra>",
-        colorbar={"title": {"text": style.label(title), "side": "right"}, "thickness": 10, "len": 0.9, "x": 0.665},
+        colorbar={
+            "title": {"text": style.label(title), "side": "right"},
+            "thickness": 10,
+            "len": 0.56,
+            "x": 1.0,
+            "y": 0.73,
+        },
     )
     d, w = mean_by_distance(measure.weights, distance)
     mean = go.Scatter(x=d.round(4), y=w, mode="lines+markers", line={"color": "#0072b2"}, hoverinfo="x+y")

@@ -74,7 +74,7 @@ class Structures:
 
     def total(self, values: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "structures *rest"]:
         """Sum a per-atom quantity over each structure; differentiable."""
-        result = values.new_zeros((len(self), *values.shape[1:]))
+        result = values.new_zeros((self.cell.shape[0], *values.shape[1:]))  # not len(): that is no number in a trace
         return result.index_add(0, self.owner, values)
 
     def with_positions(self, positions: Float[Tensor, "atoms 3"]) -> Structures:

@@ -76,7 +76,20 @@ def read_frames(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.floa
     Raises:
         StructureError: as `read_pairs`, or a block lacks energy or forces, or an id occurs twice.
     """
-    blocks = list(read_blocks(path, dtype))
+    return frames_of(path, list(read_blocks(path, dtype)), dtype)
+
+
+def frames_of(path: str | os.PathLike[str], blocks: Sequence[Block], dtype: torch.dtype) -> Frames:
+    """Make labelled frames of blocks that were read; see `read_frames`.
+
+    Args:
+        path: the file that they are of, for messages.
+        blocks: at least one.
+        dtype: floating type of the blocks.
+
+    Raises:
+        StructureError: a block lacks energy or forces, or an id occurs twice.
+    """
     names = [block.words.get("id", f"frame-{block.index:06d}") for block in blocks]
     for block in blocks:
         for label, value in (("energy", block.energy), ("forces", block.forces)):

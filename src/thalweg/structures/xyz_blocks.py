@@ -80,10 +80,71 @@ def read_blocks(path: str | os.PathLike[str], dtype: torch.dtype) -> Iterator[Bl
         if at == len(lines):
             break
         count = _atom_count(name, index, at, lines)
-        yield _block(name, index, at + 1, lines[at : at + 2 + count], dtype)
+        yield parse_block(name, index, at + 1, lines[at : at + 2 + count], dtype)
         at, index = at + 2 + count, index + 1
     if index == 0:
         raise StructureError(f"{name}: the file is empty: give at least one structure")
+
+
+def announced_atoms(path: str, index: int, line: int, text: str) -> int:
+    """Return the number that the first line of a block announces.
+
+    Raises:
+        StructureError: it is none, or 0.
+    """
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()):
+        raise _error(path, index, line, f"expected the number of atoms, found {text[:40]!r}")
+    if int(text) == 0:
+        raise _error(path, index, line, "a structure without atoms: remove it")
+    return int(text)
+
+
+def cut_short(path: str, index: int, line: int, atoms: int, left: int) -> StructureError:
+    """Return the error of a block with fewer lines than atoms."""
+    return _error(path, index, line, f"{atoms} atoms announced but {max(left, 0)} lines follow: the file is cut short")
+
+
+def parse_block(path: str, index: int, line: int, lines: Sequence[str], dtype: torch.dtype) -> Block:
+    """Parse and check one block.
+
+    Args:
+        path: name of the file, for messages.
+        index: place of the block in the file, from 0.
+        line: line at which it begins, from 1.
+        lines: its lines: number of atoms, comment, one line per atom.
+        dtype: floating type of positions, cell and labels.
+
+    Raises:
+        StructureError: the block is broken.
+    """
+    comment = comment_words(lines[1])
+    words = {key: comment[key] for key in _WORDS if key in comment}
+    name = words.get("pair", words.get("id", f"frame {index}"))
+    frame = _parse(path, index, line, lines)
+    try:
+        structure = Structures.from_atoms(frame, ids=[name], dtype=dtype)
+        refuse_overlaps(structure)
+    except StructureError as error:
+        raise _error(path, index, line, str(error)) from error
+    results = dict(frame.calc.results) if frame.calc is not None else {}
+    energy, forces, stress = results.get("energy"), results.get("forces"), results.get("stress")
+    shapes = {"energy": (), "forces": (len(frame), 3), "stress": (6,)}  # ASE turns 3×3 into Voigt order
+    for label, value in (("energy", energy), ("forces", forces), ("stress", stress)):
+        if value is not None and not _finite(value, shapes[label]):
+            raise _error(path, index, line, f"{label} is not finite numbers: mend it or leave {label} out")
+    if stress is not None:
+        stress = torch.tensor(voigt_6_to_full_3x3_stress(stress), dtype=dtype)
+    return Block(
+        path=path,
+        index=index,
+        line=line,
+        words=words,
+        structure=structure,
+        energy=None if energy is None else float(energy),
+        forces=None if forces is None else torch.tensor(np.asarray(forces), dtype=dtype).reshape(-1, 3),
+        stress=stress,
+    )
 
 
 def block_text(
@@ -154,51 +215,11 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _atom_count(path: str, index: int, at: int, lines: Sequence[str]) -> int:
-    text = lines[at].strip()
-    if not (text.isascii() and text.isdigit()):
-        raise _error(path, index, at + 1, f"expected the number of atoms, found {text[:40]!r}")
-    count = int(text)
-    if count == 0:
-        raise _error(path, index, at + 1, "a structure without atoms: remove it")
+    count = announced_atoms(path, index, at + 1, lines[at])
     left = len(lines) - at - 2
     if left < count:
-        raise _error(
-            path,
-            index,
-            at + 1,
-            f"{count} atoms announced but {max(left, 0)} lines follow: the file is cut short",
-        )
+        raise cut_short(path, index, at + 1, count, left)
     return count
-
-
-def _block(path: str, index: int, line: int, lines: Sequence[str], dtype: torch.dtype) -> Block:
-    comment = comment_words(lines[1])
-    words = {key: comment[key] for key in _WORDS if key in comment}
-    name = words.get("pair", words.get("id", f"frame {index}"))
-    frame = _parse(path, index, line, lines)
-    try:
-        structure = Structures.from_atoms(frame, ids=[name], dtype=dtype)
-        refuse_overlaps(structure)
-    except StructureError as error:
-        raise _error(path, index, line, str(error)) from error
-    results = dict(frame.calc.results) if frame.calc is not None else {}
-    energy, forces, stress = results.get("energy"), results.get("forces"), results.get("stress")
-    shapes = {"energy": (), "forces": (len(frame), 3), "stress": (6,)}  # ASE turns 3×3 into Voigt order
-    for label, value in (("energy", energy), ("forces", forces), ("stress", stress)):
-        if value is not None and not _finite(value, shapes[label]):
-            raise _error(path, index, line, f"{label} is not finite numbers: mend it or leave {label} out")
-    if stress is not None:
-        stress = torch.tensor(voigt_6_to_full_3x3_stress(stress), dtype=dtype)
-    return Block(
-        path=path,
-        index=index,
-        line=line,
-        words=words,
-        structure=structure,
-        energy=None if energy is None else float(energy),
-        forces=None if forces is None else torch.tensor(np.asarray(forces), dtype=dtype).reshape(-1, 3),
-        stress=stress,
-    )
 
 
 def _parse(path: str, index: int, line: int, lines: Sequence[str]) -> Atoms:

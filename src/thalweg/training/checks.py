@@ -109,6 +109,17 @@ def _check_stress(frames: Frames, matching: MatchingSettings, where: str) -> Non
         )
 
 
+def check_weights(settings: TrainSettings, sample: Frames) -> None:
+    """Refuse weights that are all zero, and a weight of stresses where no frame of a sample has one.
+
+    Raises:
+        SettingsError: the former.
+        StructureError: the latter.
+    """
+    _check_stress(sample, settings.matching, "matching")
+    _check_weights(settings.matching, "matching")
+
+
 def _check_weights(matching: MatchingSettings, where: str) -> None:
     if matching.energy_weight == 0 and matching.force_weight == 0 and matching.stress_weight == 0:
         raise SettingsError(

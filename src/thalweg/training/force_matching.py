@@ -6,6 +6,8 @@ The loss and the order of the frames are those of `matching_loss`. Called by the
 from __future__ import annotations
 
 import copy
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -14,19 +16,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.errors import SettingsError
 from thalweg.potentials import POTENTIALS, build_potential
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.reference import Reference, fit_reference
 from thalweg.structures.pairs import Frames
-from thalweg.training.checks import check_frames
+from thalweg.structures.rotation import refuse_partly_fixed
+from thalweg.structures.store import AtomBatches
+from thalweg.training.checks import check_frames, check_weights
 from thalweg.training.digest import digest_frames, digest_potential
-from thalweg.training.labelled import LabelledFrames
+from thalweg.training.labelled import Labelled, LabelledFrames
 from thalweg.training.matching_loss import Draw, FrameLoss, label_errors, pseudo_huber
 from thalweg.training.optimiser import Optimiser
 from thalweg.training.processes import Job, Processes, Report, launch
 from thalweg.training.run import RunResult, Step, Task, run
 from thalweg.training.run_folder import Identity, identify
-from thalweg.training.settings import MatchingSettings, TrainSettings
+from thalweg.training.settings import MatchingSettings, StoreTrainSettings, TrainSettings
+from thalweg.training.stored import StoredFrames, StoredSet, check_stored, open_sets
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, None: torch.float32}
 _VALIDATION_BATCH = 32  # frames evaluated at once
@@ -47,8 +53,8 @@ class TrainJob(Job):
     settings: TrainSettings
     identity: Identity
     potential: Potential
-    frames: Frames
-    validation: Frames | None
+    frames: Frames | StoredSet
+    validation: Frames | StoredSet | None
 
 
 def train(
@@ -82,6 +88,41 @@ def train(
             potential.check(part.structures)
     identity = identify(settings, digest_frames(frames, validation), digest_potential(potential))
     return launch(settings.device, _work, TrainJob(progress, settings, identity, potential, frames, validation))
+
+
+def train_stored(
+    settings: StoreTrainSettings,
+    store: str | os.PathLike[str],
+    *,
+    progress: Callable[[Report], None] | None = None,
+) -> RunResult:
+    """Build a potential and fit it to frames of a store; resumes or skips what its folder already holds.
+
+    Validation and training set follow from the settings (`partition`). Shifts, scale and the number of neighbours
+    are measured on 2000 of the training frames, and edges are searched per batch.
+
+    Args:
+        settings: what to build, how to fit and what of the store to take.
+        store: the folder of the store.
+        progress: called with each line of metrics.
+
+    Raises:
+        StructureError: no store, a damaged one, or no frames left to train on.
+        SettingsError, PotentialError, CheckpointError, OutputError: as `train`.
+    """
+    frames, held = open_sets(settings, store)
+    check_stored(settings, frames)
+    sample = frames.sample()
+    check_weights(settings, sample)
+    potential = build_base(settings, sample)
+    for part in (frames, held):
+        for some in () if part is None else part.parts():
+            potential.check(some.structures)
+            if settings.augment == "rotation" and part is frames:
+                refuse_partly_fixed(some.structures)
+    data = f"{frames.digest}/{None if held is None else held.digest}"
+    identity = identify(settings, data, digest_potential(potential))
+    return launch(settings.device, _work, TrainJob(progress, settings, identity, potential, frames, held))
 
 
 def build_base(settings: TrainSettings, frames: Frames) -> Potential:
@@ -130,8 +171,11 @@ class _Matching(Task):
         self._held = None if job.validation is None else self._labelled(job.validation)
         kinds = 3 if job.settings.matching.stress_weight > 0 else 2
         self._window: list[float] = [0.0] * (kinds + 2)  # losses of energy, force (and stress), gradient norm, updates
+        self._seconds = 0.0  # of the steps since the last line of metrics; begins anew where a run is resumed
         told = job.settings
-        draw = Draw(told.optimiser.batch, told.seed, "train-epoch", rotate=told.augment == "rotation")
+        draw = Draw(
+            told.optimiser.batch, told.seed, "train-epoch", rotate=told.augment == "rotation", series=_series(job)
+        )
         self._loss = FrameLoss(self.potential, self._train, told.matching, processes, draw)
 
     def begin(self) -> None:
@@ -146,7 +190,17 @@ class _Matching(Task):
         self._window = list(scalars["window"])
 
     def step(self, update: int) -> Step:
-        """Fit one batch."""
+        """Fit one batch; where frames come from a store, also say which share of the time steps waited for them."""
+        began = time.perf_counter()
+        step = self._fit(update)
+        if isinstance(self._train, StoredFrames):
+            self._seconds += time.perf_counter() - began
+            if step.record is not None:
+                step.record["waiting"] = self._train.waited / self._seconds
+                self._seconds = self._train.waited = 0.0
+        return step
+
+    def _fit(self, update: int) -> Step:
         self.optimiser.clear()
         told = self._loss.backward(update)
         self.processes.sum([*self.optimiser.gradients(), told])
@@ -195,9 +249,21 @@ class _Matching(Task):
             "validation_frames": None if self._held is None else len(self._held),
         }
 
-    def _labelled(self, frames: Frames) -> LabelledFrames:
+    def _labelled(self, frames: Frames | StoredSet) -> Labelled:
         dtype = next(self.potential.parameters()).dtype
+        if isinstance(frames, StoredSet):
+            return StoredFrames(frames, self.potential, self.processes.device, dtype)
         return LabelledFrames.find(frames.to(self.processes.device, dtype), self.potential)
+
+
+def _series(job: TrainJob) -> AtomBatches | None:
+    """Return the batches with a cap on their atoms, where the settings ask for one."""
+    told = job.settings
+    if not isinstance(told, StoreTrainSettings) or told.store.batch_atoms is None:
+        return None
+    if not isinstance(job.frames, StoredSet):
+        raise SettingsError("store.batch_atoms is set, but the frames are not those of a store: give a store")
+    return AtomBatches(job.frames.sizes, told.store.batch_atoms, told.seed, "train-epoch")
 
 
 def _figures(

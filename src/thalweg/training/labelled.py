@@ -6,7 +6,7 @@ A batch is put together from slices of flat arrays: indices of atoms are shifted
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -15,6 +15,22 @@ from torch import Tensor
 from thalweg.potentials.contract import Potential
 from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Frames of which batches come with their edges."""
+
+    def __len__(self) -> int: ...
+
+    def atoms(self, chosen: list[int]) -> int:
+        """Return the number of atoms of the chosen frames."""
+
+    def expect(self, chosen: list[int]) -> None:
+        """Be told which frames will be asked for next."""
+
+    def select(self, chosen: list[int]) -> tuple[Frames, Edges]:
+        """Return the chosen frames and their edges."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +54,13 @@ class LabelledFrames:
         owner = frames.structures.owner[edges.centre]
         counts = torch.bincount(owner, minlength=len(frames))
         return cls(frames, edges, torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)]))
+
+    def atoms(self, chosen: list[int]) -> int:
+        """Return the number of atoms of the chosen frames."""
+        return int(self.frames.structures.counts.cpu()[chosen].sum())
+
+    def expect(self, chosen: list[int]) -> None:
+        """Nothing to prepare: everything is in memory."""
 
     def select(self, chosen: list[int]) -> tuple[Frames, Edges]:
         """Return the chosen frames and their edges."""

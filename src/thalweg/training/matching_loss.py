@@ -22,7 +22,8 @@ from thalweg.seeds import torch_stream
 from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
 from thalweg.structures.rotation import random_rotations, rotate_frames
-from thalweg.training.labelled import LabelledFrames
+from thalweg.structures.store import AtomBatches
+from thalweg.training.labelled import Labelled
 from thalweg.training.processes import Processes
 from thalweg.training.settings import MatchingSettings
 
@@ -39,6 +40,8 @@ class Draw:
     """Name of the stream of epochs."""
     rotate: bool
     """Whether every frame is turned at random, anew in every update."""
+    series: AtomBatches | None = None
+    """Batches with a cap on their atoms; None for batches of a number of frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class FrameLoss:
 
     potential: Potential
     """What is fitted."""
-    labelled: LabelledFrames
+    labelled: Labelled
     """Frames and their edges, on the device and in the floating type of the potential."""
     settings: MatchingSettings
     """Weights and units."""
@@ -59,8 +62,8 @@ class FrameLoss:
     def backward(self, update: int) -> Float[Tensor, " kinds"]:
         """Add the gradient of this process's share of a batch; return its losses as `parts`, unweighted."""
         chosen = self.batch(update)
-        atoms = self.labelled.frames.structures.counts.cpu()[chosen].sum()
-        parts = self.parts(self.processes.share(chosen), len(chosen), int(atoms), update)
+        atoms = self.labelled.atoms(chosen)
+        parts = self.parts(self.processes.share(chosen), len(chosen), atoms, update)
         loss = self.weighted(parts)
         if loss.requires_grad:
             loss.backward()
@@ -83,6 +86,7 @@ class FrameLoss:
         if not chosen:
             return next(self.potential.parameters()).new_zeros(3 if self._stress else 2)
         batch, edges = self.labelled.select(chosen)
+        self.labelled.expect(self.processes.share(self.batch(update + 1)))
         if self.draw.rotate:  # edges hold lattice translations, which do not turn
             batch = rotate_frames(batch, random_rotations(self.draw.seed, f"augment {update}", batch.ids))
         energy, force, stress = label_errors(self.potential, batch, edges, graph=True, stress=self._stress)
@@ -95,7 +99,10 @@ class FrameLoss:
         return torch.stack(parts)
 
     def batch(self, update: int) -> list[int]:
-        """Return frames number u B to (u + 1) B of the endless series of shuffled epochs."""
+        """Return frames number u B to (u + 1) B of the endless series of shuffled epochs, or batch u of a series."""
+        if self.draw.series is not None:
+            epoch, position = self.draw.series.place(update)
+            return self.draw.series.epoch(epoch)[position].tolist()
         total, size = len(self.labelled), self.draw.batch
         places = range(update * size, (update + 1) * size)
         return [_order(self.draw.seed, self.draw.purpose, p // total, total)[p % total] for p in places]

@@ -248,6 +248,29 @@ class TrainSettings(RunSettings):
     """Updates between validations and lines of metrics."""
 
 
+class StoreSettings(Section):
+    """What of a store is trained on, and how it is read."""
+
+    validation: float | int = Field(default=0.05, ge=0, allow_inf_nan=False)
+    """Frames held out by whole parents: a fraction below 1 or a whole number; 0 for none. They are the same for
+    every `frames` and every seed of the run."""
+    split_seed: int = Field(default=0, ge=0)
+    """Seed of the permutation of parents by which frames are held out and put in order."""
+    frames: int | None = Field(default=None, ge=1)
+    """Train on the first so many of that order; null for all. Smaller sets lie in larger ones."""
+    batch_atoms: int | None = Field(default=None, ge=1)
+    """Most atoms of a batch, instead of a number of frames (`optimiser.batch`)."""
+    in_memory: Literal["auto"] | bool = Field(default="auto", json_schema_extra=SAME_RESULT)
+    """Load the store, or leave it on the disk (false); `auto` loads it where half of the free memory holds it."""
+
+
+class StoreTrainSettings(TrainSettings):
+    """Force matching on frames of a store."""
+
+    store: StoreSettings = StoreSettings()
+    """What of the store is trained on."""
+
+
 class ReplaySettings(Section):
     """Labelled frames beside the relaxations of tuning, so that energies and forces are not forgotten."""
 

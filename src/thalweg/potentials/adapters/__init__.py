@@ -6,8 +6,8 @@ What learns is a `ConservativePotential` and is in the list. What only answers, 
 
 from __future__ import annotations
 
+from thalweg.potentials.adapters.metatomic_energy import MetatomicEnergy
 from thalweg.potentials.adapters.torch_energy import TorchEnergy
-from thalweg.potentials.contract import Potential
 
-ADAPTERS: tuple[type[Potential], ...] = (TorchEnergy,)
+ADAPTERS: tuple[type[TorchEnergy] | type[MetatomicEnergy], ...] = (TorchEnergy, MetatomicEnergy)
 """Every adapter whose parameters learn."""

@@ -7,6 +7,7 @@ calculator gives it). Structures are evaluated one after the other, constraints 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -125,8 +126,10 @@ class AseReference(Potential):
         )
 
     def _energy(self, atoms: Atoms) -> float:
-        known = getattr(self.calculator, "implemented_properties", ())
-        return float(self.calculator.get_property("free_energy" if "free_energy" in known else "energy", atoms))
+        if "free_energy" in getattr(self.calculator, "implemented_properties", ()):
+            with contextlib.suppress(PropertyNotImplementedError):  # some claim what they do not give
+                return float(self.calculator.get_property("free_energy", atoms))
+        return float(self.calculator.get_property("energy", atoms))
 
     def _stress(self, atoms: Atoms) -> Float[np.ndarray, "3 3"]:
         xx, yy, zz, yz, xz, xy = np.asarray(self.calculator.get_property("stress", atoms), dtype=np.float64)

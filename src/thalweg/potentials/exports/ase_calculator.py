@@ -17,6 +17,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Potential
+from thalweg.potentials.opening import open_potential
 from thalweg.structures.batch import Structures
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -73,9 +74,16 @@ class AseCalculator(Calculator):
             self.results["stress"] = np.array([0.5 * (full[i, j] + full[j, i]) for i, j in _VOIGT])
 
 
-def ase_calculator(potential: Potential) -> AseCalculator:
-    """Make an ASE calculator of a potential; it goes to `atoms.calc`."""
-    return AseCalculator(potential)
+def ase_calculator(potential: Potential | str) -> AseCalculator:
+    """Make an ASE calculator of a potential, or of the words that open one; it goes to `atoms.calc`.
+
+    Args:
+        potential: a potential, or what `open_potential` takes, e.g. the path of a model file.
+
+    Raises:
+        ThalwegError: the words do not open a potential.
+    """
+    return AseCalculator(open_potential(potential) if isinstance(potential, str) else potential)
 
 
 def _home(potential: Potential) -> tuple[torch.device, torch.dtype]:

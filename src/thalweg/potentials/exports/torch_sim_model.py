@@ -1,7 +1,7 @@
 """A potential as a model of torch-sim: batched dynamics and relaxations there, with this potential.
 
-Written against `torch_sim.models.interface.ModelInterface` of releases 0.3 (Python 3.11) and 0.6 (Python 3.12). A state
-has cells with lattice vectors as columns, ours are rows; its stress is ours. Outputs are detached unless
+Written against `torch_sim.models.interface.ModelInterface` of releases 0.3 (Python 3.11) and 0.6 (Python 3.12 on).
+A state has cells with lattice vectors as columns, ours are rows; its stress is ours. Outputs are detached unless
 `retain_graph` is set: then energy, forces and stress carry the graph to parameters, positions and cell. The package
 is imported when a model is asked for, never before.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Potential
+from thalweg.potentials.opening import open_potential
 from thalweg.structures.batch import Structures
 
 
@@ -58,16 +59,18 @@ def answer(potential: Potential, state: Any, *, forces: bool, stress: bool, grap
     return given
 
 
-def torch_sim_model(potential: Potential, *, stress: bool = True, retain_graph: bool = False) -> nn.Module:
+def torch_sim_model(potential: Potential | str, *, stress: bool = True, retain_graph: bool = False) -> nn.Module:
     """Return a torch-sim model (`ModelInterface`) that answers with a potential; parameters are shared.
 
     Args:
-        potential: a potential with at least one floating tensor, which gives device and floating type.
+        potential: a potential with at least one floating tensor, which gives device and floating type; or what
+            `open_potential` takes, e.g. the path of a model file.
         stress: whether to compute the stress; a direct potential has none.
         retain_graph: whether outputs carry the graph.
 
     Raises:
         PotentialError: torch-sim is not installed, or a stress asked of a direct potential.
+        CheckpointError: a model file that cannot be read.
     """
     try:
         from torch_sim.models.interface import ModelInterface
@@ -75,11 +78,18 @@ def torch_sim_model(potential: Potential, *, stress: bool = True, retain_graph: 
         raise PotentialError(
             f"torch-sim cannot be imported ({error}): install it with pip install 'thalweg[torch-sim]'"
         ) from None
+    if isinstance(potential, str):
+        potential = open_potential(potential)
     if stress and not potential.conservative:
         raise PotentialError(f"a {potential.kind} potential has no stress: give stress=False")
+    return _model(potential, ModelInterface, stress=stress, retain_graph=retain_graph)
+
+
+def _model(potential: Potential, interface: Any, *, stress: bool, retain_graph: bool) -> nn.Module:
+    """Return an instance of a subclass of torch-sim's interface."""
     home = next(t for t in (*potential.parameters(), *potential.buffers()) if t.is_floating_point())
 
-    class TorchSimModel(ModelInterface):  # type: ignore[misc]
+    class TorchSimModel(interface):  # type: ignore[misc]
         """A thalweg potential in torch-sim."""
 
         def __init__(self) -> None:
@@ -89,14 +99,14 @@ def torch_sim_model(potential: Potential, *, stress: bool = True, retain_graph: 
             self._device, self._dtype = home.device, home.dtype
             self._compute_forces, self._compute_stress = True, stress
 
-        @ModelInterface.compute_stress.setter  # type: ignore[untyped-decorator]
-        def compute_stress(self, compute_stress: bool) -> None:
-            """Switch the stress."""
-            if compute_stress and not potential.conservative:
-                raise PotentialError(f"a {potential.kind} potential has no stress: leave compute_stress off")
-            self._compute_stress = compute_stress
+        if potential.conservative:  # without a setter torch-sim itself says that there is no such switch, and sees it
 
-        @ModelInterface.compute_forces.setter  # type: ignore[untyped-decorator]
+            @interface.compute_stress.setter  # type: ignore[untyped-decorator]
+            def compute_stress(self, compute_stress: bool) -> None:
+                """Switch the stress."""
+                self._compute_stress = compute_stress
+
+        @interface.compute_forces.setter  # type: ignore[untyped-decorator]
         def compute_forces(self, compute_forces: bool) -> None:
             """Switch the forces."""
             self._compute_forces = compute_forces
