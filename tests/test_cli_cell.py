@@ -1,7 +1,8 @@
-"""Commands where the cell moves: relax and verify work, tune and evaluate refuse in one line."""
+"""The command line where the cell moves: relax, verify, tune and evaluate know it, and what does not fit is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from typer.testing import CliRunner
 
 from tests.training import problems
 from thalweg.cli import app
-from thalweg.errors import SettingsError
+from thalweg.errors import SettingsError, StructureError
 from thalweg.evaluation import evaluate
 from thalweg.relaxation import Positions, PositionsAndCell
 from thalweg.structures.extended_xyz import write_pairs
+from thalweg.testbeds.crystals import Crystals
 from thalweg.training.settings import RelaxationSettings
 from thalweg.training.tuning import tune
 
@@ -69,13 +71,51 @@ def test_verify_certifies_every_route_with_a_free_cell(monkeypatch: pytest.Monke
         call("verify", SURFACE, "--cell", "loose")
 
 
-def test_evaluation_and_tuning_refuse_a_free_cell(tmp_path: Path) -> None:
+def test_a_rule_and_a_path_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     pairs = problems.pairs(1, 5)
     write_pairs(tmp_path / "pairs.extxyz", pairs)
-    with pytest.raises(SettingsError, match="basins are told apart by positions"):
-        call("evaluate", SURFACE, str(tmp_path / "pairs.extxyz"), "cell=free", "alpha=0.03")
-    with pytest.raises(SettingsError, match="the path relaxes the cell"):
-        evaluate(problems.base(), pairs, RelaxationSettings(cell="free").path(0.03), rule="distance")
-    told = problems.settings(tmp_path / "run", "relaxation.cell=free", "optimiser={batch: 1, warmup: 0}")
-    with pytest.raises(SettingsError, match="tuning compares positions within one cell"):
-        tune(told, problems.base(), pairs)
+    told = (SURFACE, str(tmp_path / "pairs.extxyz"), "alpha=0.03")
+    with pytest.raises(
+        SettingsError, match="rule 'quench' cannot judge a path on which the cell moves: use rule 'crystal'"
+    ):
+        call("evaluate", *told, "cell=free", "--rule", "quench", "--reference", SURFACE)
+    with pytest.raises(SettingsError, match="rule 'crystal' cannot judge a path on which the cell does not move"):
+        call("evaluate", *told, "--rule", "crystal", "--reference", SURFACE)
+
+
+def test_pairs_whose_cells_differ_are_refused_where_the_path_keeps_the_cell(tmp_path: Path) -> None:
+    pairs = problems.pairs(2, 5)
+    strained = replace(pairs, minima=pairs.minima.with_cell(1.01 * pairs.minima.cell))
+    with pytest.raises(StructureError, match="where the path keeps the cell: relax it too"):
+        evaluate(problems.base(), strained, RelaxationSettings().path(0.03), rule="distance")
+    told = problems.settings(tmp_path / "run", "optimiser={batch: 1, warmup: 0}")
+    with pytest.raises(StructureError, match="where the path keeps the cell: relax it too"):
+        tune(told, problems.base(), strained)
+
+
+@pytest.mark.parametrize("cell", ["fixed", "free"])
+def test_the_watch_on_alpha_measures_what_moves(cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curvature that chooses α, the check and the penalty are those of the joint rows where the cell moves."""
+    import thalweg.training.stability as module
+
+    seen: list[object] = []
+    for name in ("safe_alpha", "check_alpha", "measure_stiffness"):
+        original = getattr(module, name)
+
+        def spy(*arguments, original=original, **told):
+            seen.append(told["coordinates"])
+            return original(*arguments, **told)
+
+        monkeypatch.setattr(module, name, spy)
+    pairs = Crystals(elements=("Si",), most=4).make(2, seed=0)
+    told = problems.settings(
+        tmp_path / cell,
+        f"relaxation={{cell: {cell}, steps: 2, max_steps: 1}}",
+        "route={kind: split, horizon: 1}",
+        "optimiser={batch: 1, warmup: 0, updates: 1}",
+        "stability.penalty=1",
+    )
+    start = pairs if cell == "free" else replace(pairs, starts=pairs.starts.with_cell(pairs.minima.cell))
+    tune(told, Crystals(elements=("Si",)).reference(), start)
+    assert len(seen) >= 3
+    assert set(seen) == {PositionsAndCell() if cell == "free" else Positions()}

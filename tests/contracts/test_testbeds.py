@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "silicon": SHORT,
     "titanium": {"layers": 3, "fixed_layers": 1, **SHORT},
     "oxide": {"material": "MgO", "cells_x": 2, "cells_y": 2, "layers": 2},
+    "crystals": {"most": 4},
 }
 HASTY: dict[str, dict[str, Any]] = {}
 UNFINISHED = {"settling": {"descent_steps": 1, "max_steps": 1}}

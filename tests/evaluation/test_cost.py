@@ -27,6 +27,8 @@ from thalweg.structures.extended_xyz import write_frames, write_pairs
 from thalweg.structures.neighbours import Edges
 from thalweg.structures.pairs import Frames
 from thalweg.testbeds import TESTBEDS
+from thalweg.testbeds.crystals import Crystals
+from thalweg.testbeds.silicon import Silicon
 from thalweg.testbeds.testbed import Testbed
 from thalweg.training.settings import TuneSettings
 
@@ -238,23 +240,30 @@ def test_a_record_holds_the_parts_that_were_measured_and_null_for_the_others() -
     record = json.loads(json.dumps(found.record(), allow_nan=False))
     assert CrystalProperties(**record["crystal"]) == found.crystal
     assert record["reference"]["c11"] == pytest.approx(151.42, abs=0.01)
-    assert cost_record(problems.base(), frames, "silicon") == found.record()
+    assert cost_record(problems.base(), frames, Silicon()) == found.record()
     assert cost_record(problems.base(), None, None) is None
     only = cost_record(problems.base(), frames, None)
     assert only is not None
     assert (only["crystal"], only["reference"]) == (None, None)
     with pytest.raises(SettingsError, match="nothing to measure on"):
         measure_cost(silicon())
-    with pytest.raises(SettingsError, match="testbed 'silicn' is not known; did you mean 'silicon'"):
-        cost_record(silicon(), frames, "silicn")
+
+
+def test_the_crystal_measured_is_that_of_the_settings_of_the_testbed() -> None:
+    """By default crystals are of cadmium and tellurium; a potential of silicon is measured on silicon."""
+    found = cost_record(silicon(), None, Crystals(elements=("Si",)))
+    assert found is not None
+    assert found["crystal"]["c11"] == pytest.approx(151.42, abs=0.01)
+    with pytest.raises(PotentialError, match="Cd"):
+        cost_record(silicon(), None, Crystals())
 
 
 def test_a_testbed_without_a_crystal_is_measured_on_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TESTBEDS["silicon"], "crystal", Testbed.crystal)
-    found = cost_record(silicon(), problems.frames(2, 1), "silicon")
+    found = cost_record(silicon(), problems.frames(2, 1), Silicon())
     assert found is not None
     assert (found["crystal"], found["reference"]) == (None, None)
-    assert cost_record(silicon(), None, "silicon") is None
+    assert cost_record(silicon(), None, Silicon()) is None
 
 
 def test_an_arm_records_its_cost_where_the_contest_asks_for_it(tmp_path: Path) -> None:
@@ -280,13 +289,13 @@ def test_an_arm_records_its_cost_where_the_contest_asks_for_it(tmp_path: Path) -
             "distance",
             None,
             frames_held_out=labelled,
-            testbed="silicon" if asked else None,
+            testbed=Silicon() if asked else None,
             replay=tmp_path / "frames.extxyz",
         )
         return run_arm(contest, arm)
 
     base = record(Arm("base", None), "asked", asked=True)
-    assert base["cost"] == cost_record(problems.base(), frames, "silicon")
+    assert base["cost"] == cost_record(problems.base(), frames, Silicon())
     tuned = record(Arm("split", told.route), "asked", asked=True)
     assert tuned["training"]["replay_frames"] == 4
     assert tuned["cost"]["errors"]["force_rmse"] != base["cost"]["errors"]["force_rmse"]

@@ -303,3 +303,23 @@ def test_positions_that_are_not_finite_are_refused():
     a = b.with_positions(b.positions * torch.nan)
     with pytest.raises(StructureError, match="not finite; leave out structures that exploded"):
         displacements(a, b)
+
+
+def test_a_cell_that_went_through_single_precision_is_the_same_cell():
+    """A relaxation in float32 that keeps the cell is compared to the last bit as with the cell of its reference."""
+    rng = np.random.default_rng(4)
+    ours = cube(rng.uniform(0, 9, (2, 3)), size=9.87654321)
+    theirs = cube(rng.uniform(0, 9, (2, 3)), size=9.87654321)
+    rounded = ours.with_cell(ours.cell.float().double())
+    assert not torch.equal(rounded.cell, ours.cell)
+    for measure in (delta_q, largest_displacement):
+        assert torch.equal(measure(rounded, theirs), measure(ours, theirs))
+        assert not torch.equal(measure(ours.with_cell(1.00001 * ours.cell), theirs), measure(ours, theirs))
+
+
+def test_a_slab_without_a_third_lattice_vector_is_compared_after_single_precision():
+    slab = Atoms("Si2", [[0, 0, 0], [1.3, 1.3, 1.3]], cell=[3.8401, 3.8401, 0.0], pbc=[True, True, False])
+    ours = Structures.from_atoms(slab)
+    assert float(largest_displacement(ours.with_cell(ours.cell.float().double()), ours)) < 1e-9
+    with pytest.raises(StructureError, match="has no volume"):
+        largest_displacement(ours.with_cell(1.01 * ours.cell), ours)

@@ -150,6 +150,8 @@ def test_faults_are_told_before_any_work(tmp_path: Path, store: Store) -> None:
     ):
         with pytest.raises(SettingsError, match=line):
             train_stored(settings(run, *overrides), store.path)
+    with pytest.raises(StructureError, match=r"matching\.stress_weight is 1\.0, but none of .* frames has a stress"):
+        train_stored(settings(run, "matching.stress_weight=1"), store.path)
     with pytest.raises(StructureError, match="there is no such store"):
         train_stored(settings(run), tmp_path / "none")
     assert not run.exists()

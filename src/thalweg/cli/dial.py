@@ -20,7 +20,7 @@ def dial(
     budget: Annotated[float | None, typer.Option(help="MB for backward: plan the route for it.")] = None,
     tune: Annotated[int | None, typer.Option(metavar="UPDATES", help="Also tune by every horizon.")] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="Pairs to judge on, with --tune.")] = None,
-    rule: Annotated[str, typer.Option(help="Same-basin rule: quench or distance.")] = "distance",
+    rule: Annotated[str, typer.Option(help="Same-basin rule: quench, crystal or distance.")] = "distance",
     reference: Annotated[str | None, typer.Option(help="Reference surface, for quench: as MODEL.")] = None,
 ) -> None:
     """Measure memory and time of every horizon, stored and recomputed; dial.json and dial.html in runs/dial.

@@ -43,8 +43,8 @@ def evaluate(
     pairs: Annotated[Path, typer.Argument(help="Held-out pairs, extended XYZ.")],
     overrides: Overrides = None,
     settings: SettingsFile = None,
-    rule: Annotated[str, typer.Option(help="Same-basin rule: quench or distance.")] = "distance",
-    reference: Annotated[str | None, typer.Option(help="Reference surface, for quench: as MODEL.")] = None,
+    rule: Annotated[str, typer.Option(help="Same-basin rule: quench, crystal or distance.")] = "distance",
+    reference: Annotated[str | None, typer.Option(help="Reference surface, for quench and crystal: as MODEL.")] = None,
     base: Annotated[str | None, typer.Option(help="Potential to compare with, pair by pair: as MODEL.")] = None,
     frames: Annotated[Path | None, typer.Option(help="Labelled frames, for errors of energies and forces.")] = None,
     crystal: Annotated[
@@ -65,6 +65,7 @@ def evaluate(
     from thalweg.reports.lines import cost_lines, evaluation_lines
     from thalweg.storage import atomic_write
     from thalweg.structures.extended_xyz import read_frames, read_pairs
+    from thalweg.testbeds import TESTBEDS
 
     if out is not None:
         refuse_existing(out, overwrite)
@@ -80,7 +81,8 @@ def evaluate(
     basin_rule(rule).check(surface, held.energy_minimum)
     path = relaxation_path(overrides, settings, potential, held.minima)
     labelled = None if frames is None else read_frames(frames)
-    costs = [None if known is None else cost_record(known, labelled, crystal) for known in (potential, start)]
+    perfect = None if crystal is None else TESTBEDS[crystal]()
+    costs = [None if known is None else cost_record(known, labelled, perfect) for known in (potential, start)]
     before = None if start is None else judge(start, held, path, rule=rule, reference=surface)
     record = judge(potential, held, path, rule=rule, reference=surface, base=before).record()
     record["cost"] = costs[0]

@@ -21,6 +21,7 @@ from thalweg.errors import CheckpointError, ThalwegError
 from thalweg.evaluation.jobs import Job, run_jobs
 from thalweg.gradients import Route
 from thalweg.storage import atomic_write
+from thalweg.testbeds.testbed import Testbed
 from thalweg.training.settings import TrainSettings, TuneSettings
 
 
@@ -66,8 +67,8 @@ class Contest:
     """Model file of the reference surface, where the rule needs one."""
     frames_held_out: Path | None = None
     """Labelled frames that no arm learns from, for errors of energies and forces."""
-    testbed: str | None = None
-    """A key of `TESTBEDS`, whose perfect crystal every arm is measured on."""
+    testbed: Testbed | None = None
+    """As the pairs were made; every arm is measured on its perfect crystal."""
     replay: Path | None = None
     """Labelled frames that arms replay, as the settings say; None for none."""
 

@@ -1,14 +1,15 @@
-"""The same-basin test: does a potential end where the reference ended? Two rules, always named.
+"""The same-basin test: does a potential end where the reference ended? Three rules, always named.
 
 `Quench`: what the potential ended at and the reference minimum, both relaxed tightly on the reference
 surface, coincide. It asks for the basin alone, whatever the potential's own precision, and needs a
 reference. `Distance`: the two coincide as they are and, where the caller says that energies compare, so do
-their energies. Of DFT end points no more can be asked.
+their energies. Of DFT end points no more can be asked. `CrystalQuench`, where the cell moves: both, relaxed
+tightly with their cells on the reference surface, are one crystal (`structures.same_crystal`) of one energy.
 
-"Coincide" means that the largest matched displacement (minimum image, drift removed, assigned within each
-species) is below a threshold in Å. Every comparison keeps the displacements, so counts over a sweep of
-thresholds cost nothing. A structure that did not converge is a class of its own: never right, always in the
-denominator.
+"Coincide" means that the largest matched displacement (minimum image, drift removed, assigned within each species)
+is below a threshold in Å; where cells differ, their vectors may not move by more either. Every comparison keeps the
+displacements, so counts over a sweep of thresholds cost nothing. A structure that did not converge is a class of its
+own: never right, always in the denominator.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from torch import Tensor
 
 from thalweg.errors import SettingsError, nearest_known
 from thalweg.potentials.contract import Potential
+from thalweg.relaxation.cell import PositionsAndCell
+from thalweg.relaxation.coordinates import Positions
 from thalweg.relaxation.lbfgs import LBFGS
 from thalweg.relaxation.loop import Relaxation, relax
 from thalweg.relaxation.outcome import Outcome
 from thalweg.relaxation.relaxer import Relaxer
 from thalweg.structures.batch import Structures
 from thalweg.structures.displacement import largest_displacement
+from thalweg.structures.same_crystal import REACH, crystal_distances
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The sweep, Å."""
@@ -60,8 +64,8 @@ class Comparison:
     """Largest matched displacement by which the rule judges, Å; NaN where unconverged or unjudged."""
     energy_difference: Float[Tensor, " pairs"]
     """Energy of the end less that of the minimum on one surface, eV; NaN where there is no such surface."""
-    energy_limit: float | None
-    """|ΔE| from which on a pair is wrong, eV; None where the rule asks for none."""
+    energy_limit: float | Float[Tensor, " pairs"] | None
+    """|ΔE| from which on a pair is wrong, eV, for all or one each; None where the rule asks for none."""
 
     def right(self, threshold: float) -> Bool[Tensor, " pairs"]:
         """Return which pairs are in the same basin at a threshold, Å."""
@@ -91,6 +95,8 @@ class BasinRule(ABC):
 
     kind: ClassVar[str]
     """Its name in results and settings files."""
+    moving_cell: ClassVar[bool | None]
+    """Whether it judges paths on which the cell moves, those on which it does not, or both (None)."""
     threshold: float = 0.2
     """Largest matched displacement below which two structures coincide, Å."""
 
@@ -102,6 +108,23 @@ class BasinRule(ABC):
     def settings(self) -> dict[str, Any]:
         """Every field as JSON types, for the record of a result."""
         return asdict(self)
+
+    def check_path(self, moves_cell: bool) -> None:
+        """Refuse, before anything is run, a path that the rule cannot judge.
+
+        Raises:
+            SettingsError: the cell moves on the path and the rule compares within one cell, or the reverse.
+        """
+        if self.moving_cell is not None and self.moving_cell != moves_cell:
+            moves, allowed = ("moves", "crystal") if moves_cell else ("does not move", "quench")
+            raise SettingsError(
+                f"rule {self.kind!r} cannot judge a path on which the cell {moves}: use rule {allowed!r} or "
+                f"'distance', or set relaxation.cell={'fixed' if moves_cell else 'free'} (cell=… on the command line)"
+            )
+
+    def apart(self, ours: Structures, theirs: Structures) -> Float[Tensor, " pairs"]:
+        """Return how far structures are from others, in order, as the rule compares them, Å; finite always."""
+        return largest_displacement(ours.to("cpu", torch.float64), theirs.to("cpu", torch.float64))
 
     @abstractmethod
     def check(self, reference: Potential | None, energy_minimum: Float[Tensor, " pairs"] | None) -> None:
@@ -139,6 +162,7 @@ class Quench(BasinRule):
     """Relax both on the reference surface, then compare."""
 
     kind: ClassVar[str] = "quench"
+    moving_cell: ClassVar[bool | None] = False
 
     fmax: float = 1e-3
     """Largest force at the end of the quench, eV/Å."""
@@ -161,7 +185,7 @@ class Quench(BasinRule):
 
     def check(self, reference: Potential | None, energy_minimum: Float[Tensor, " pairs"] | None = None) -> None:
         """Refuse to go without a reference; see `BasinRule.check`."""
-        _required(reference)
+        _required(reference, self.kind)
 
     def compare(
         self,
@@ -172,19 +196,23 @@ class Quench(BasinRule):
         energy_minimum: Float[Tensor, " pairs"] | None = None,
     ) -> Comparison:
         """Compare after the quench; see `BasinRule.compare`. Only converged ends are quenched."""
-        surface = in_double(_required(reference))
+        surface = in_double(_required(reference, self.kind))
         converged, displacement, difference = _begin(ends)
         chosen = converged.nonzero().squeeze(1)
         if len(chosen):
             ours = self.quench(surface, ends.structures.select(chosen))
             theirs = self.quench(surface, minima.select(chosen))
-            stayed = _largest(theirs.structures, minima.select(chosen)) < self.threshold
+            stayed = self.apart(theirs.structures, minima.select(chosen)) < self.threshold
             settled = stayed & _begin(ours)[0] & _begin(theirs)[0]
             # positions are finite even where a quench exploded, so all can be compared and some then left out
-            apart = _largest(ours.structures, theirs.structures)
+            apart = self.apart(ours.structures, theirs.structures)
             displacement[chosen] = torch.where(settled, apart, torch.nan)
             difference[chosen] = torch.where(settled, (ours.energy - theirs.energy).cpu(), torch.nan)
-        return Comparison(converged, displacement, difference, None)
+        return Comparison(converged, displacement, difference, self.energy_limit(minima))
+
+    def energy_limit(self, minima: Structures) -> Float[Tensor, " pairs"] | None:
+        """Return the |ΔE| (eV) from which on quenched structures are of different basins; None for no limit."""
+        return None
 
     def quench(self, surface: Potential, structures: Structures) -> Relaxation:
         """Relax structures tightly on a surface; one in float64, see `in_double`."""
@@ -194,8 +222,42 @@ class Quench(BasinRule):
             self.relaxer,
             fmax=self.fmax,
             max_steps=self.max_steps,
+            coordinates=PositionsAndCell() if self.moving_cell else Positions(),
             min_distance=min(0.3, surface.cutoff),
         )
+
+
+@dataclass(frozen=True)
+class CrystalQuench(Quench):
+    """Relax both with their cells on the reference surface, then ask whether they are one crystal of one energy.
+
+    Crystals are compared whatever their lattice basis, orientation and origin, so that symmetric copies are one.
+    """
+
+    kind: ClassVar[str] = "crystal"
+    moving_cell: ClassVar[bool | None] = True
+
+    energy_per_atom: float = 0.01
+    """|ΔE| per atom from which on two crystals differ, however alike, eV."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.energy_per_atom > 0:
+            raise SettingsError(f"crystal energy_per_atom is {self.energy_per_atom}: allowed is above 0 eV, e.g. 0.01")
+        if self.threshold > REACH:
+            raise SettingsError(
+                f"crystal threshold is {self.threshold}: allowed is above 0 to {REACH} Å, as far as crystals are "
+                "matched, e.g. 0.2"
+            )
+
+    def apart(self, ours: Structures, theirs: Structures) -> Float[Tensor, " pairs"]:
+        """Return the distance between crystals, Å; beyond its reach that of the cells as they are."""
+        near = crystal_distances(ours, theirs)
+        return torch.where(torch.isfinite(near), near, super().apart(ours, theirs).clamp(min=REACH))
+
+    def energy_limit(self, minima: Structures) -> Float[Tensor, " pairs"]:
+        """Return the limit per atom times the number of atoms."""
+        return self.energy_per_atom * minima.counts.cpu().double()
 
 
 @dataclass(frozen=True)
@@ -203,6 +265,7 @@ class Distance(BasinRule):
     """Compare the structures as they are and, where asked to, their energies."""
 
     kind: ClassVar[str] = "distance"
+    moving_cell: ClassVar[bool | None] = None
 
     energies_compare: bool = False
     """Whether energies are compared too: on the reference where there is one, else as the potential and the
@@ -239,7 +302,7 @@ class Distance(BasinRule):
         chosen = converged.nonzero().squeeze(1)
         if len(chosen):
             ours, theirs = ends.structures.select(chosen), minima.select(chosen)
-            displacement[chosen] = _largest(ours, theirs)
+            displacement[chosen] = self.apart(ours, theirs)
             if self.energies_compare and reference is not None:
                 surface = in_double(reference)
                 found = surface(_for(surface, ours)).energy - surface(_for(surface, theirs)).energy
@@ -251,7 +314,7 @@ class Distance(BasinRule):
         return Comparison(converged, displacement, difference, self.energy if self.energies_compare else None)
 
 
-RULES: dict[str, type[BasinRule]] = {rule.kind: rule for rule in (Quench, Distance)}
+RULES: dict[str, type[BasinRule]] = {rule.kind: rule for rule in (Quench, Distance, CrystalQuench)}
 """Every rule by its name."""
 
 
@@ -288,10 +351,10 @@ def _for(surface: Potential, structures: Structures) -> Structures:
     return structures.to(home(surface, structures)[0], torch.float64)
 
 
-def _required(reference: Potential | None) -> Potential:
+def _required(reference: Potential | None, kind: str) -> Potential:
     if reference is None:
         raise SettingsError(
-            "rule 'quench' relaxes on the reference surface and none was given: give the reference "
+            f"rule {kind!r} relaxes on the reference surface and none was given: give the reference "
             "potential (--reference), or use rule 'distance'"
         )
     return reference
@@ -302,7 +365,3 @@ def _begin(ends: Relaxation) -> tuple[Tensor, Tensor, Tensor]:
     converged = torch.tensor([outcome is Outcome.CONVERGED for outcome in ends.outcomes])
     unknown = torch.full((len(converged),), torch.nan, dtype=torch.float64)
     return converged, unknown, unknown.clone()
-
-
-def _largest(ours: Structures, theirs: Structures) -> Float[Tensor, " pairs"]:
-    return largest_displacement(ours.to("cpu", torch.float64), theirs.to("cpu", torch.float64))

@@ -16,6 +16,7 @@ from thalweg.potentials.contract import Potential
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames
 from thalweg.testbeds import TESTBEDS
+from thalweg.testbeds.testbed import Testbed
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,20 @@ def require_crystal(testbed: str) -> None:
         )
 
 
-def cost_record(potential: Potential, frames: Frames | None, testbed: str | None) -> dict[str, Any] | None:
+def cost_record(potential: Potential, frames: Frames | None, testbed: Testbed | None) -> dict[str, Any] | None:
     """Return the record of `measure_cost` with a testbed's crystal and surface; None where there is nothing to measure.
 
     Args:
         potential: what is judged.
         frames: labelled frames that it has not seen, or None.
-        testbed: a key of `TESTBEDS`, or None.
+        testbed: as the pairs were made, its settings included; or None.
 
     Raises:
-        SettingsError: an unknown testbed, or no frames in the set.
+        SettingsError: no frames in the set.
         PotentialError: an element that the potential never saw.
     """
-    if testbed is not None and testbed not in TESTBEDS:
-        raise SettingsError(f"testbed {testbed!r} is not known; {nearest_known(testbed, TESTBEDS)}")
-    family = None if testbed is None else TESTBEDS[testbed]()
-    crystal = None if family is None else family.crystal()
+    crystal = None if testbed is None else testbed.crystal()
     if frames is None and crystal is None:
         return None
-    reference = None if family is None else family.reference()
+    reference = None if testbed is None else testbed.reference()
     return measure_cost(potential, frames, crystal=crystal, reference=reference).record()

@@ -139,7 +139,7 @@ def run_demo(settings: DemoSettings, *, say: Callable[[str], None]) -> Path:
         "quench",
         reference,
         frames_held_out=folder / UNSEEN,
-        testbed=testbed.kind,
+        testbed=testbed,
     )
     records = run_arms(contest, demo_arms(), workers=settings.workers, say=say)
     say("measuring the memory dial")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg.errors import SettingsError, StructureError
+from thalweg.errors import SettingsError
 from thalweg.evaluation.basins import THRESHOLDS, BasinRule, Comparison, basin_rule, home
 from thalweg.evaluation.pair_result import PairResult
 from thalweg.evaluation.result import Evaluation
@@ -27,9 +27,7 @@ from thalweg.relaxation.outcome import Outcome
 from thalweg.relaxation.path import Path
 from thalweg.structures.batch import Structures
 from thalweg.structures.displacement import delta_q
-from thalweg.structures.pairs import Pairs, refuse_duplicates
-
-_SAME_CELL = 1e-3  # Å; files round cells to fewer digits than memory holds
+from thalweg.structures.pairs import Pairs, refuse_duplicates, refuse_strained
 
 
 def evaluate(
@@ -49,26 +47,24 @@ def evaluate(
         potential: what is evaluated; in its own floating type, in evaluation mode.
         pairs: starts and reference minima, with ids that occur once.
         path: how to relax.
-        rule: how to tell whether two structures share a basin: 'quench', 'distance', or either with settings.
+        rule: how to tell whether two structures share a basin: 'quench', 'crystal', 'distance', or one with settings.
         reference: the surface the minima are of; 'quench' needs it.
         base: an evaluation of the base on the same pairs by the same rule.
         max_atoms: most atoms relaxed at once; a larger structure goes alone.
         progress: called with (pairs relaxed, pairs) as relaxations finish.
 
     Raises:
-        SettingsError: no pairs, a rule that lacks its reference, a base on other pairs or by another rule, or
-            a path on which the cell moves.
-        StructureError: an id that occurs twice, or a pair whose two cells differ.
+        SettingsError: no pairs, a rule that lacks its reference or cannot judge the path, or a base on other pairs
+            or by another rule.
+        StructureError: an id that occurs twice, or a pair whose two cells differ on a path that keeps the cell.
         PotentialError: an element that the potential or the reference does not know.
     """
-    if path.coordinates.moves_cell:
-        raise SettingsError(
-            "the path relaxes the cell, but basins are told apart by positions within one cell: "
-            "evaluate with relaxation.cell=fixed (cell=fixed on the command line)"
-        )
     rule = basin_rule(rule)
+    rule.check_path(path.coordinates.moves_cell)
     rule.check(reference, pairs.energy_minimum)
     _check(potential, pairs, reference, max_atoms)
+    if not path.coordinates.moves_cell:
+        refuse_strained(pairs)
     if base is not None:
         base.check_comparable(pairs.ids, rule.kind, rule.settings)
     device, dtype = home(potential, pairs.starts)
@@ -187,10 +183,3 @@ def _check(potential: Potential, pairs: Pairs, reference: Potential | None, max_
     potential.check(pairs.starts)
     if reference is not None:
         reference.check(pairs.minima)
-    apart = (pairs.starts.cell - pairs.minima.cell).abs().amax(dim=(1, 2))
-    for k in (apart > _SAME_CELL).nonzero().squeeze(1).tolist()[:1]:
-        raise StructureError(
-            f"pair {pairs.ids[k]!r}: the cells of start and minimum differ by {float(apart[k]):.3g} Å, "
-            f"allowed is {_SAME_CELL} Å: evaluation relaxes in a fixed cell; use pairs that were relaxed in "
-            "one"
-        )

@@ -34,7 +34,7 @@ class Evaluation:
     """A potential on a set of pairs."""
 
     rule: str
-    """The basin rule: 'quench' or 'distance'."""
+    """The basin rule: 'quench', 'crystal' or 'distance'."""
     rule_settings: Mapping[str, Any]
     """Every setting of the rule, its threshold among them."""
     pairs: tuple[PairResult, ...]

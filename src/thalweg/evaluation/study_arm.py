@@ -99,7 +99,7 @@ def contest_of(folder: StudyFolder, protocol: Protocol, plan: ArmPlan, seed: int
         protocol.rule,
         folder.reference,
         frames_held_out=folder.work / UNSEEN,
-        testbed=protocol.data.testbed,
+        testbed=protocol.data.family(),
         replay=folder.work / FRAMES if tune.replay.on else None,
     )
 

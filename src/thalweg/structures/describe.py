@@ -21,6 +21,7 @@ from thalweg.structures.assignment import composition
 from thalweg.structures.batch import Structures
 from thalweg.structures.displacement import delta_q, largest_displacement
 from thalweg.structures.pairs import Pairs
+from thalweg.structures.same_crystal import crystal_distances
 
 ENERGY_GAP = 0.01
 """Energies (eV) farther apart than this, next to each other in order, are of different levels."""
@@ -61,11 +62,11 @@ class Basin:
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs of one composition in one cell: only these can share a basin."""
+    """Pairs of one composition in one cell, or relaxed with their cells: only these can share a basin."""
 
     composition: str
     cell: tuple[tuple[float, ...], ...]
-    """Lattice vectors as rows, Å, rounded to 0.001."""
+    """Lattice vectors as rows, Å, rounded to 0.001; of the deepest minimum where cells relaxed."""
     pbc: tuple[bool, ...]
     pairs: int
     energy_levels: tuple[Basin, ...]
@@ -128,7 +129,7 @@ def describe(
         if not value > 0:
             raise SettingsError(f"{name} is {value}: allowed is a tolerance above 0 {unit}")
     with torch.no_grad():
-        groups = [_group(pairs.select(places), energy_gap, distance, any_origin) for places in _alike(pairs.minima)]
+        groups = [_group(pairs.select(places), energy_gap, distance, any_origin) for places in _alike(pairs)]
         return Description(
             pairs=len(pairs),
             parents=len(set(pairs.parents)),
@@ -165,7 +166,7 @@ def geometric_basins(
     A minimum of 64 atoms takes about 2 to 5 ms for each basin of like energy that it is compared with.
 
     Args:
-        minima: structures of one composition in one cell.
+        minima: structures of one composition; where their cells differ they are compared as crystals.
         energies: energy of each, eV, or None; they keep apart minima that differ by `SAME_BASIN_ENERGY`.
         distance: largest matched displacement (Å) from the first member of a basin.
         any_origin: see `displacement.assign`.
@@ -175,12 +176,18 @@ def geometric_basins(
     """
     basins: list[dict[int, float]] = []
     firsts: list[int] = []
+    crystals = _cells_differ(minima)
     for place in range(len(minima)):
         near = [k for k, first in enumerate(firsts) if _comparable(energies[place], energies[first])]
         found: tuple[float, int] | None = None
         if near:
             copies, references = minima.select([place] * len(near)), minima.select([firsts[k] for k in near])
-            away = largest_displacement(copies, references, any_origin=any_origin).tolist()
+            apart = (
+                crystal_distances(copies, references)
+                if crystals
+                else largest_displacement(copies, references, any_origin=any_origin)
+            )
+            away = apart.tolist()
             found = min(zip(away, near, strict=True))
         if found is not None and found[0] < distance:
             basins[found[1]][place] = found[0]
@@ -188,6 +195,13 @@ def geometric_basins(
             basins.append({place: 0.0})
             firsts.append(place)
     return basins
+
+
+def _cells_differ(minima: Structures) -> bool:
+    """Return whether minima were relaxed with their cells, so that they compare as crystals."""
+    return (
+        len(minima) > 1 and bool(minima.pbc.all()) and float((minima.cell - minima.cell[0]).abs().max()) >= _SAME_CELL
+    )
 
 
 def _comparable(one: float | None, other: float | None) -> bool:
@@ -229,14 +243,17 @@ def _basin(pairs: Pairs, energies: Sequence[float | None], places: Sequence[int]
     )
 
 
-def _alike(minima: Structures) -> list[list[int]]:
-    """Return the places of minima by composition, periodicity and cell."""
+def _alike(pairs: Pairs) -> list[list[int]]:
+    """Return the places of pairs by composition, periodicity and cell; by the former two where a cell relaxed."""
+    minima = pairs.minima
+    relaxed = (minima.cell - pairs.starts.cell).abs().amax(dim=(1, 2)) >= _SAME_CELL
     groups: dict[tuple[str, tuple[bool, ...]], list[list[int]]] = {}
     for k in range(len(minima)):
         numbers = minima.numbers[minima.offsets[k] : minima.offsets[k + 1]]
         same_atoms = groups.setdefault((composition(numbers), tuple(minima.pbc[k].tolist())), [])
         for group in same_atoms:
-            if float((minima.cell[k] - minima.cell[group[0]]).abs().max()) < _SAME_CELL:
+            together = bool(relaxed[k] and relaxed[group[0]])
+            if together or float((minima.cell[k] - minima.cell[group[0]]).abs().max()) < _SAME_CELL:
                 group.append(k)
                 break
         else:

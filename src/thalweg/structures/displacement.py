@@ -1,12 +1,16 @@
-"""How far one structure is from another: minimum image, drift, assignment and ΔQ.
+"""How far one structure is from another: minimum image, drift, assignment, strain and ΔQ.
 
-    Δx_i = x_a[p_i] − x_b[i] + n_i·cell − t,      ΔQ = sqrt(Σ_i m_i |Δx_i|²)   (amu^½ Å)
+    Δx_i = x_a[p_i] − x_b[i] + n_i·cell − t,      ΔQ = sqrt(Σ_i m_i |Δx_i|² + (M/12) Σ_k |Δh_k|²)   (amu^½ Å)
 
 with p a permutation within each species, n_i the periodic image and t = Σ m Δx / Σ m the mass-weighted drift.
 They are found together, without a graph (`assignment`); p and n are constant under differentiation, t is
 differentiated. Rows follow the atoms of b, the reference, whose cell is used. A structure with any fixed
-component is held in place by it, so nothing is drift there and none is removed. Called by objectives, the
-same-basin test and `describe`.
+component is held in place by it, so nothing is drift there and none is removed.
+
+Where the cells differ, a is first carried into the cell of b, and Δh_k is how far lattice vector k moves (`strain`).
+The matter of the cell, its mass M spread evenly over it, would move by as much if it followed the lattice: the mean
+square of a uniform density in a cell about its centre is Σ_k |Δh_k|²/12. In one cell that term is zero, and the
+figures are those of the positions alone. Called by objectives, the same-basin test and `describe`.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor
 from thalweg.structures.assignment import match_structures
 from thalweg.structures.batch import Structures
 from thalweg.structures.lattice import shortest_images
+from thalweg.structures.strain import carried, cells_differ, lattice_displacements
 
 
 def minimum_image(
@@ -55,7 +60,7 @@ def assign(a: Structures, b: Structures, *, any_origin: bool = False) -> Int[Ten
     atoms in another order is found only with `any_origin`. Structures with a fixed component have no drift.
 
     Args:
-        a: the structures compared, Å.
+        a: the structures compared, Å; carried into the cells of b where those differ.
         b: the references: same number of structures, same species counts in each; their cells are used.
         any_origin: also start from the translation that carries the defect of b onto that of a.
 
@@ -65,7 +70,7 @@ def assign(a: Structures, b: Structures, *, any_origin: bool = False) -> Int[Ten
     Raises:
         StructureError: the batches cannot be compared (naming the structure), or a position is not finite.
     """
-    return match_structures(a, b, assign=True, any_origin=any_origin)[0]
+    return match_structures(_in_cell_of(b, a), b, assign=True, any_origin=any_origin)[0]
 
 
 def displacements(
@@ -80,11 +85,12 @@ def displacements(
         any_origin: see `assign`.
 
     Returns:
-        Å, one row per atom of b; differentiable to the positions of both and to the cell of b.
+        Å, one row per atom of b, in the cell of b; differentiable to positions and cells of both.
 
     Raises:
         StructureError: as `assign`; without assignment also where the order of species differs.
     """
+    a = _in_cell_of(b, a)
     partner, images = match_structures(a, b, assign=assign, any_origin=any_origin)
     offset = (images.unsqueeze(1) @ b.cell[b.owner]).squeeze(1)
     moved = a.positions.index_select(0, partner) - b.positions + offset
@@ -97,20 +103,30 @@ def displacements(
 def delta_q(
     a: Structures, b: Structures, *, assign: bool = True, any_origin: bool = False
 ) -> Float[Tensor, " structures"]:
-    """Return ΔQ = sqrt(Σ m_i |Δx_i|²) of each structure, amu^½ Å; arguments and errors as `displacements`.
+    """Return ΔQ of each structure, amu^½ Å, strain between the cells included; arguments and errors as `displacements`.
 
     Its gradient at ΔQ = 0, where it has a cusp, is zero.
     """
     moved = displacements(a, b, assign=assign, any_origin=any_origin)
-    return _root(b.total(b.masses * moved.square().sum(dim=1)))
+    square = b.total(b.masses * moved.square().sum(dim=1))
+    if cells_differ(a, b):
+        square = square + b.total(b.masses) / 12 * lattice_displacements(a, b).square().sum(dim=(1, 2))
+    return _root(square)
 
 
 def largest_displacement(
     a: Structures, b: Structures, *, assign: bool = True, any_origin: bool = False
 ) -> Float[Tensor, " structures"]:
-    """Return the largest |Δx_i| of each structure, Å; arguments and errors as `displacements`."""
+    """Return the largest of |Δx_i| and |Δh_k| of each structure, Å; arguments and errors as `displacements`."""
     norms = _root(displacements(a, b, assign=assign, any_origin=any_origin).square().sum(dim=1))
-    return norms.new_zeros(len(b)).scatter_reduce(0, b.owner, norms, reduce="amax", include_self=True)
+    atoms = norms.new_zeros(len(b)).scatter_reduce(0, b.owner, norms, reduce="amax", include_self=True)
+    if not cells_differ(a, b):
+        return atoms
+    return torch.maximum(atoms, _root(lattice_displacements(a, b).square().sum(dim=2)).amax(dim=1))
+
+
+def _in_cell_of(b: Structures, a: Structures) -> Structures:
+    return carried(a, b) if len(a) == len(b) and cells_differ(a, b) else a  # unequal numbers are refused later
 
 
 def _root(squares: Tensor) -> Tensor:

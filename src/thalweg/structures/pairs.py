@@ -19,6 +19,7 @@ from thalweg.structures.batch import Structures
 from thalweg.structures.split import split_parents
 
 _Part = TypeVar("_Part")
+_SAME_CELL = 1e-3  # Å; files round cells to fewer digits than memory holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +232,21 @@ def refuse_other_atoms(name: str, start: Int[Tensor, " atoms"], minimum: Int[Ten
         raise StructureError(
             f"pair {name!r}: atom {atom} has atomic number {int(start[atom])} in the start and "
             f"{int(minimum[atom])} in the minimum: give both in one order"
+        )
+
+
+def refuse_strained(pairs: Pairs) -> None:
+    """Refuse pairs whose start and minimum have different cells, for a path that keeps the cell.
+
+    Raises:
+        StructureError: naming the first such pair and by how much its cells differ.
+    """
+    apart = (pairs.starts.cell - pairs.minima.cell).abs().amax(dim=(1, 2))
+    for k in (apart > _SAME_CELL).nonzero().squeeze(1).tolist()[:1]:
+        raise StructureError(
+            f"pair {pairs.ids[k]!r}: the cells of start and minimum differ by {float(apart[k]):.3g} Å, "
+            f"allowed is {_SAME_CELL} Å where the path keeps the cell: relax it too, with relaxation.cell=free "
+            "(cell=free on the command line)"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from thalweg.errors import SettingsError, StructureError
 from thalweg.potentials.contract import Potential
 from thalweg.structures.batch import Structures
-from thalweg.structures.pairs import Frames, Pairs
+from thalweg.structures.pairs import Frames, Pairs, refuse_strained
 from thalweg.structures.rotation import refuse_partly_fixed
 from thalweg.training.settings import MatchingSettings, TrainSettings, TuneSettings
 
@@ -17,22 +17,19 @@ def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, val
     """Refuse pairs that cannot be tuned on.
 
     Raises:
-        StructureError: no pairs, positions that are not finite, a parent on both sides, or atoms fixed in part where
-            structures are to be turned.
+        StructureError: no pairs, positions that are not finite, a parent on both sides, atoms fixed in part where
+            structures are to be turned, or a pair whose two cells differ while the path keeps the cell.
         PotentialError: an element that the potential never saw.
-        SettingsError: a batch larger than the number of pairs, no parameters to learn, or a cell that moves.
+        SettingsError: a batch larger than the number of pairs, or no parameters to learn.
     """
-    if settings.relaxation.coordinates.moves_cell:
-        raise SettingsError(
-            "relaxation.cell is 'free': tuning compares positions within one cell, so allowed so far is 'fixed'; "
-            "use thalweg relax or thalweg verify where the cell moves"
-        )
     _check_sets("pairs", pairs, validation, settings.optimiser.batch)
     for part in (pairs, validation):
         if part is not None:
             potential.check(part.starts)
             for what, structures in (("start", part.starts), ("minimum", part.minima)):
                 _check_finite(structures.positions, structures, f"the {what}")
+            if not settings.relaxation.coordinates.moves_cell:
+                refuse_strained(part)
     if settings.augment == "rotation":
         refuse_partly_fixed(pairs.starts)
         refuse_partly_fixed(pairs.minima)
@@ -44,14 +41,15 @@ def check_frames(settings: TrainSettings, frames: Frames, validation: Frames | N
     """Refuse frames that cannot be matched.
 
     Raises:
-        StructureError: no frames, labels that are not finite, a parent on both sides, or atoms fixed in part where
-            structures are to be turned.
-        SettingsError: a batch larger than the number of frames, or weights that are both zero.
+        StructureError: no frames, labels that are not finite or missing, a parent on both sides, or atoms fixed in part
+            where structures are to be turned.
+        SettingsError: a batch larger than the number of frames, or weights that are all zero.
     """
     _check_sets("frames", frames, validation, settings.optimiser.batch)
     for part in (frames, validation):
         if part is not None:
             _check_labels(part)
+            _check_stress(part, settings.matching, "matching")
     if settings.augment == "rotation":
         refuse_partly_fixed(frames.structures)
     _check_weights(settings.matching, "matching")
@@ -61,10 +59,11 @@ def check_replay(settings: TuneSettings, potential: Potential, frames: Frames | 
     """Refuse frames that cannot be replayed, frames without a share and a share without frames.
 
     Raises:
-        StructureError: no frames, labels that are not finite, or atoms fixed in part where structures are to be turned.
+        StructureError: no frames, labels that are not finite or missing, or atoms fixed in part where structures are to
+            be turned.
         PotentialError: an element that the potential never saw.
         SettingsError: only one of frames and share (or weight), a batch larger than the number of frames, or weights
-            that are both zero.
+            that are all zero.
     """
     replay = settings.replay
     if frames is None:
@@ -85,6 +84,7 @@ def check_replay(settings: TuneSettings, potential: Potential, frames: Frames | 
         )
     potential.check(frames.structures)
     _check_labels(frames)
+    _check_stress(frames, replay.matching, "replay.matching")
     if settings.augment == "rotation":
         refuse_partly_fixed(frames.structures)
     _check_weights(replay.matching, "replay.matching")
@@ -101,17 +101,27 @@ def _check_labels(frames: Frames) -> None:
         )
 
 
-def check_weights(settings: TrainSettings) -> None:
-    """Refuse weights that are both zero.
+def _check_stress(frames: Frames, matching: MatchingSettings, where: str) -> None:
+    if matching.stress_weight > 0 and (frames.stress is None or bool(frames.stress.isnan().flatten(1).any(1).all())):
+        raise StructureError(
+            f"{where}.stress_weight is {matching.stress_weight}, but none of {len(frames)} frames has a stress: label "
+            "stresses, or set it to 0"
+        )
+
+
+def check_weights(settings: TrainSettings, sample: Frames) -> None:
+    """Refuse weights that are all zero, and a weight of stresses where no frame of a sample has one.
 
     Raises:
-        SettingsError: they are.
+        SettingsError: the former.
+        StructureError: the latter.
     """
+    _check_stress(sample, settings.matching, "matching")
     _check_weights(settings.matching, "matching")
 
 
 def _check_weights(matching: MatchingSettings, where: str) -> None:
-    if matching.energy_weight == 0 and matching.force_weight == 0:
+    if matching.energy_weight == 0 and matching.force_weight == 0 and matching.stress_weight == 0:
         raise SettingsError(
             f"{where}.energy_weight and {where}.force_weight are both 0: nothing would be learnt; raise one"
         )

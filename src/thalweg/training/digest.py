@@ -27,13 +27,14 @@ def digest_pairs(*sets: Pairs | None) -> str:
 
 
 def digest_frames(*sets: Frames | None) -> str:
-    """Return a digest of frames: structures, names, energies and forces."""
+    """Return a digest of frames: structures, names, energies, forces and stresses."""
     account = hashlib.blake2b(digest_size=8)
     for frames in sets:
         account.update(b"set")
         if frames is not None:
             _structures(account, frames.structures)
-            _tensors(account, [frames.energy.double(), frames.forces.double()])
+            stress = [] if frames.stress is None else [frames.stress.double()]
+            _tensors(account, [frames.energy.double(), frames.forces.double(), *stress])
     return account.hexdigest()
 
 

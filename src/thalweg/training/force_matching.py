@@ -113,7 +113,7 @@ def train_stored(
     frames, held = open_sets(settings, store)
     check_stored(settings, frames)
     sample = frames.sample()
-    check_weights(settings)
+    check_weights(settings, sample)
     potential = build_base(settings, sample)
     for part in (frames, held):
         for some in () if part is None else part.parts():
@@ -169,7 +169,8 @@ class _Matching(Task):
         self.optimiser = Optimiser(self.potential, job.settings.optimiser)
         self._train = self._labelled(job.frames)
         self._held = None if job.validation is None else self._labelled(job.validation)
-        self._window: list[float] = [0.0, 0.0, 0.0, 0.0]  # energy loss, force loss, gradient norm, updates
+        kinds = 3 if job.settings.matching.stress_weight > 0 else 2
+        self._window: list[float] = [0.0] * (kinds + 2)  # losses of energy, force (and stress), gradient norm, updates
         self._seconds = 0.0  # of the steps since the last line of metrics; begins anew where a run is resumed
         told = job.settings
         draw = Draw(
@@ -209,13 +210,16 @@ class _Matching(Task):
         last = update + 1 == self.settings.optimiser.updates
         if (update + 1) % self.settings.validate_every and not last:
             return Step(None, stepped.taken)
-        energy, force, norm = (value / self._window[3] for value in self._window[:3])
-        self._window = [0.0, 0.0, 0.0, 0.0]
+        energy, force, *stress, norm = (value / self._window[-1] for value in self._window[:-1])
+        self._window = [0.0] * len(self._window)
         weights = self.settings.matching
         record = {
-            "loss": weights.energy_weight * energy + weights.force_weight * force,
+            "loss": weights.energy_weight * energy
+            + weights.force_weight * force
+            + sum(weights.stress_weight * loss for loss in stress),
             "energy_loss": energy,
             "force_loss": force,
+            "stress_loss": stress[0] if stress else None,
             "gradient_norm": norm,
             "learning_rate": stepped.rate,
         }
@@ -226,15 +230,17 @@ class _Matching(Task):
         if self._held is None:
             return None
         held = self._held
-        rows: list[tuple[int, Tensor, Tensor]] = []
+        rows: list[tuple[int, Tensor, Tensor, Tensor | None]] = []
+        stressed = self.settings.matching.stress_weight > 0
         starts = range(0, len(held), _VALIDATION_BATCH)
         for start in self.processes.share(starts):
             batch, edges = held.select(list(range(start, min(start + _VALIDATION_BATCH, len(held)))))
-            energy, force = label_errors(self.potential, batch, edges, graph=False)
-            rows.append((start, energy.cpu().double(), force.cpu().double()))
+            energy, force, stress = label_errors(self.potential, batch, edges, graph=False, stress=stressed)
+            rows.append((start, *(None if e is None else e.cpu().double() for e in (energy, force, stress))))  # type: ignore[arg-type]
         ordered = sorted(self.processes.gather(rows), key=lambda row: row[0])
         energy, force = (torch.cat([row[k] for row in ordered]) for k in (1, 2))  # type: ignore[misc]
-        return _figures(energy, force, self.settings.matching)
+        known = [row[3] for row in ordered if row[3] is not None]
+        return _figures(energy, force, torch.cat(known) if known else None, self.settings.matching)
 
     def results(self) -> dict[str, Any]:
         """Return the sizes of the data."""
@@ -261,13 +267,20 @@ def _series(job: TrainJob) -> AtomBatches | None:
 
 
 def _figures(
-    energy: Float[Tensor, " frames"], force: Float[Tensor, "atoms 3"], settings: MatchingSettings
+    energy: Float[Tensor, " frames"],
+    force: Float[Tensor, "atoms 3"],
+    stress: Float[Tensor, "labelled 9"] | None,
+    settings: MatchingSettings,
 ) -> dict[str, Any]:
     energy_loss = float(pseudo_huber(energy / settings.energy_scale).mean())
     force_loss = float(pseudo_huber(force / settings.force_scale).mean())
+    score = settings.energy_weight * energy_loss + settings.force_weight * force_loss
+    if stress is not None and len(stress):
+        score += settings.stress_weight * float(pseudo_huber(stress / settings.stress_scale).mean())
     return {
-        "score": settings.energy_weight * energy_loss + settings.force_weight * force_loss,
+        "score": score,
         "energy_mae": float(energy.abs().mean()),
         "force_mae": float(force.abs().mean()),
         "force_rmse": float(force.square().mean().sqrt()),
+        "stress_mae": float(stress.abs().mean()) if stress is not None and len(stress) else None,
     }

@@ -39,6 +39,8 @@ class Replayed:
     """Loss of the energies, unweighted."""
     force_loss: float
     """Loss of the forces, unweighted."""
+    stress_loss: float | None
+    """Loss of the stresses, unweighted; None where they have no weight."""
     loss: float
     """Force-matching loss with the weights of its settings, before w."""
     norm: float
@@ -78,8 +80,10 @@ class Replay:
         with torch.no_grad():
             for ours, theirs in zip(matched, tuned, strict=True):
                 ours.mul_(math.nan if self.weight is None else self.weight).add_(theirs)
-        energy, force = parts.tolist()
-        return Replayed(energy, force, float(self._loss.weighted(parts)), norm, self.weight)
+        energy, force, *stress = parts.tolist()
+        return Replayed(
+            energy, force, stress[0] if stress else None, float(self._loss.weighted(parts)), norm, self.weight
+        )
 
     def _measured(self, tuned: float, matched: float) -> float | None:
         """Return w from the two lengths, None where they are no measure because one is not finite."""

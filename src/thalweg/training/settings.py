@@ -57,7 +57,7 @@ class RelaxationSettings(Section):
     max_steps: int = Field(default=400, ge=0)
     """Most steps of the finisher."""
     cell: Literal["fixed", "free"] = "fixed"
-    """Whether the cell relaxes with the atoms; training and evaluation need it fixed so far."""
+    """Whether the cell relaxes with the atoms; `free` is judged by rule `crystal` or `distance`."""
 
     @field_validator("finish")
     @classmethod
@@ -211,6 +211,11 @@ class MatchingSettings(Section):
     drown the forces: force errors on silicon came out 2.4 times as large as with 0.1."""
     force_scale: float = Field(default=0.3, gt=0, allow_inf_nan=False)
     """Unit of force errors, eV/Å: where the Huber loss turns from square to linear."""
+    stress_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the stresses; 0 leaves them out. Wanted where the cell relaxes; frames without one are passed over."""
+    stress_scale: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    """Unit of stress errors, eV/Å³, where the Huber loss turns from square to linear: 1.6 GPa, which on the cell of a
+    tetrahedral crystal weighs as 0.3 eV/Å do on an atom."""
 
 
 class MatchingOptimiserSettings(OptimiserSettings):

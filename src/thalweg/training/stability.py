@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from thalweg.potentials.contract import Potential
+from thalweg.relaxation.coordinates import FreeCoordinates
 from thalweg.relaxation.path import Path
 from thalweg.relaxation.stability import Stability, check_alpha, safe_alpha
 from thalweg.relaxation.stiffness import measure_stiffness
@@ -47,7 +48,14 @@ class Penalised:
 
 
 def add_penalty(
-    potential: Potential, minima: Structures, alpha: float, settings: StabilitySettings, *, total: int, seed: int
+    potential: Potential,
+    minima: Structures,
+    alpha: float,
+    settings: StabilitySettings,
+    *,
+    total: int,
+    seed: int,
+    coordinates: FreeCoordinates | None = None,
 ) -> Penalised:
     """Add the gradient of P to the parameters' gradients; costs no more than finding s where none is above the limit.
 
@@ -58,11 +66,12 @@ def add_penalty(
         settings: weight and limit.
         total: n, over all processes.
         seed: root seed of the start vectors.
+        coordinates: what moves; atoms in a fixed cell by default.
 
     Raises:
         PotentialError: direct forces that cannot be differentiated twice.
     """
-    stiffness = measure_stiffness(potential, minima, seed=seed)
+    stiffness = measure_stiffness(potential, minima, coordinates=coordinates, seed=seed)
     products = alpha * stiffness.value
     above = int((products > settings.penalty_limit).sum())
     worst = float(products[int(torch.nan_to_num(products, nan=math.inf).argmax())])
@@ -110,7 +119,12 @@ class Watch:
         """
         if self._alpha is None:
             self._alpha = self._processes.from_main(
-                lambda: safe_alpha(self._potential, self._minima, seed=self._settings.seed)
+                lambda: safe_alpha(
+                    self._potential,
+                    self._minima,
+                    coordinates=self._settings.relaxation.coordinates,
+                    seed=self._settings.seed,
+                )
             )
         elif self._settings.stability.guard == "lower":
             self._lower(self._measure(), 0)
@@ -142,9 +156,16 @@ class Watch:
         own = len(range(self._processes.rank, total, self._processes.world))
         if told.penalty == 0 or own == 0:
             return None
-        alpha = self.path.update.alpha
-        part = minima.select(range(own))
-        return add_penalty(self._potential, part, alpha, told, total=total, seed=self._settings.seed)
+        path = self.path
+        return add_penalty(
+            self._potential,
+            minima.select(range(own)),
+            path.update.alpha,
+            told,
+            total=total,
+            seed=self._settings.seed,
+            coordinates=path.coordinates,
+        )
 
     def check(self, update: int) -> dict[str, Any]:
         """Return λ_max and α λ_max where update number `update` checks them; warn or lower α where it is too large."""
@@ -168,9 +189,15 @@ class Watch:
         }
 
     def _measure(self) -> Stability:
-        alpha = self.path.update.alpha
+        path = self.path
         return self._processes.from_main(
-            lambda: check_alpha(self._potential, self._minima, alpha, seed=self._settings.seed)
+            lambda: check_alpha(
+                self._potential,
+                self._minima,
+                path.update.alpha,
+                coordinates=path.coordinates,
+                seed=self._settings.seed,
+            )
         )
 
     def _lower(self, verdict: Stability, update: int) -> str | None:

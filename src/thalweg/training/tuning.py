@@ -251,6 +251,7 @@ def _replay_record(replayed: Replayed | None) -> dict[str, Any]:
         "replay_loss": None if replayed is None else replayed.loss,
         "replay_energy_loss": None if replayed is None else replayed.energy_loss,
         "replay_force_loss": None if replayed is None else replayed.force_loss,
+        "replay_stress_loss": None if replayed is None else replayed.stress_loss,
         "replay_gradient_norm": None if replayed is None else replayed.norm,
         "replay_weight": None if replayed is None else replayed.weight,
     }

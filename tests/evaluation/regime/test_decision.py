@@ -7,12 +7,22 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tests.evaluation.surfaces import Valleys, at
+from tests.evaluation.surfaces import Valleys, at, ended
 
-from thalweg.evaluation.basins import Quench
-from thalweg.evaluation.regime.decision import GRID, OnItself, OnReference, decision_steps, measure_decision, updates_of
+from thalweg.evaluation.basins import CrystalQuench, Distance, Quench
+from thalweg.evaluation.regime.decision import (
+    GRID,
+    OnItself,
+    OnReference,
+    decision_steps,
+    ended_at,
+    measure_decision,
+    updates_of,
+)
 from thalweg.evaluation.regime.walks import walk
 from thalweg.relaxation import LBFGS, Descent, Path
+from thalweg.relaxation.outcome import Outcome
+from thalweg.testbeds.crystals import Crystals
 
 
 class Course:
@@ -123,3 +133,14 @@ def test_positions_of_a_walk_are_those_of_the_updates():
         assert float(walks.at(t).positions[0, 0]) == pytest.approx(x, abs=1e-12)
         x -= ALPHA * 4 * ((x - SHIFT) ** 2 - 1) * (x - SHIFT)
     assert torch.equal(walks.places([(0, 3), (0, 0)]).positions[0], walks.at(3).positions[0])
+
+
+def test_an_end_is_compared_as_its_rule_compares():
+    """A crystal written in another basis is where it was by the crystal rule alone; a strained one is by neither."""
+    target = Crystals(elements=("Si",)).crystal()
+    sheared = target.with_cell(torch.tensor([[[1.0, 0, 0], [1, 1, 0], [0, 0, 1]]], dtype=torch.float64) @ target.cell)
+    strained = target.with_positions(1.1 * target.positions).with_cell(1.1 * target.cell)
+    for end, by_crystal in ((target, True), (sheared, True), (strained, False)):
+        assert ended_at(ended(end), target, CrystalQuench()) == [by_crystal]
+        assert ended_at(ended(end), target, Distance()) == [end is target]
+        assert ended_at(ended(end, Outcome.OUT_OF_STEPS), target, CrystalQuench()) == [False]

@@ -10,6 +10,7 @@ import torch
 from tests.evaluation.regime.test_decision import ALPHA, PATH, SHIFT, Course, course, crossing
 from tests.evaluation.surfaces import Valleys, at
 
+from thalweg.evaluation.basins import Quench
 from thalweg.evaluation.regime.decision import GRID, updates_of
 from thalweg.evaluation.regime.departure import InRightBasin, departure_steps, measure_departure
 from thalweg.evaluation.regime.walks import walk
@@ -41,7 +42,7 @@ def test_on_the_reference_a_path_departs_where_it_crosses_the_reference_ridge():
         0.8,
     ]  # right of the reference's ridge at 0; left of the potential's at SHIFT but the last
     walks = walk(Valleys(SHIFT), at(starts), PATH)
-    inside = InRightBasin(walks, Valleys(0.0), at([1.0] * len(starts)), 0.2)
+    inside = InRightBasin(walks, Valleys(0.0), at([1.0] * len(starts)), Quench())
     found = departure_steps(range(len(starts)), updates_of(PATH.steps), inside)
     assert [found[k] for k in range(len(starts))] == [*(crossing(x, 0.0) for x in starts[:3]), math.inf]
     assert len({*found.values()}) == 4
@@ -49,10 +50,10 @@ def test_on_the_reference_a_path_departs_where_it_crosses_the_reference_ridge():
 
 def test_a_relaxation_that_does_not_converge_is_outside_every_basin():
     walks = walk(Valleys(0.0), at([0.3]), PATH)
-    inside = InRightBasin(walks, Valleys(0.0), at([1.0]), 0.2)
+    inside = InRightBasin(walks, Valleys(0.0), at([1.0]), Quench())
     assert inside([(0, 1)]) == [True]
     hasty = replace(walks, path=replace(PATH, steps=0, max_steps=0))
-    assert InRightBasin(hasty, Valleys(0.0), at([1.0]), 0.2)([(0, 1)]) == [False]
+    assert InRightBasin(hasty, Valleys(0.0), at([1.0]), Quench())([(0, 1)]) == [False]
 
 
 def test_the_measurement_is_the_stated_quantile_with_the_decisions_beside():

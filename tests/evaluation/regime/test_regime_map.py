@@ -130,7 +130,6 @@ def test_alpha_is_measured_where_it_is_left_open():
         ({"count": 0}, "count is 0: allowed is 1 pair or more"),
         ({"budget": -1.0}, "budget is -1.0: allowed are MB above 0"),
         ({"budget": float("nan")}, "budget is nan"),
-        ({"told": MapSettings(relaxation=RelaxationSettings(cell="free"))}, "relaxation.cell=fixed"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_run(options, words):

@@ -130,7 +130,7 @@ def _rows(walks: Walks, pairs: Pairs, rule: BasinRule, reference: Potential | No
         asked = OnReference(walks, reference, rule, max_atoms=settings.max_atoms)
         found = decision_steps(asked.judged, grid, asked)
         wrong = [k for k, verdict in enumerate(verdicts) if verdict is Verdict.WRONG]
-        inside = InRightBasin(walks, reference, pairs.minima, rule.threshold, max_atoms=settings.max_atoms)
+        inside = InRightBasin(walks, reference, pairs.minima, rule, max_atoms=settings.max_atoms)
         left = departure_steps(wrong, grid, inside)
     else:
         forces = forces_at_starts(walks.potential, pairs)

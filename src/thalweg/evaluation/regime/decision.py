@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from thalweg.evaluation.basins import Quench, in_double
+from thalweg.evaluation.basins import BasinRule, Distance, Quench, in_double
 from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.intervals import quantile_figure
 from thalweg.evaluation.regime.walks import Walks, in_chunks, perturbed
@@ -29,7 +29,6 @@ from thalweg.potentials.contract import Potential
 from thalweg.relaxation.loop import Relaxation
 from thalweg.relaxation.outcome import Outcome
 from thalweg.structures.batch import Structures
-from thalweg.structures.displacement import largest_displacement
 
 Settles = Callable[[Sequence[tuple[int, int]]], list[bool]]
 """Asked with (structure, update) pairs; says of each whether it settles in the basin of that structure's end."""
@@ -106,7 +105,7 @@ class OnReference:
         for chunk in in_chunks(states, self.max_atoms):
             quenched = self.rule.quench(self.reference, states.select(chunk))
             ends = self.ends.select([where[place][0] for place in chunk])
-            answers += ended_at(quenched, ends, self.rule.threshold)
+            answers += ended_at(quenched, ends, self.rule)
         return answers
 
 
@@ -144,16 +143,15 @@ class OnItself:
             path = self.walks.path
             relaxed = path.run(self.walks.potential, shaken, skip=path.steps)
             ends = self.walks.ends.structures.select([where[k][0] for k in chunk for _ in range(self.copies)])
-            settled = torch.tensor(ended_at(relaxed, ends, self.threshold))
+            settled = torch.tensor(ended_at(relaxed, ends, Distance(self.threshold)))
             back = settled.reshape(-1, self.copies).sum(dim=1)
             answers += [count >= self.share * self.copies - 1e-9 for count in back.tolist()]
         return answers
 
 
-def ended_at(relaxed: Relaxation, targets: Structures, threshold: float) -> list[bool]:
-    """Return which relaxations converged within `threshold`, Å, of their target."""
-    ours, theirs = relaxed.structures.to("cpu", torch.float64), targets.to("cpu", torch.float64)
-    near = (largest_displacement(ours, theirs) < threshold).tolist()
+def ended_at(relaxed: Relaxation, targets: Structures, rule: BasinRule) -> list[bool]:
+    """Return which relaxations converged within the rule's threshold of their target, as the rule compares them."""
+    near = (rule.apart(relaxed.structures, targets) < rule.threshold).tolist()
     return [a and outcome is Outcome.CONVERGED for a, outcome in zip(near, relaxed.outcomes, strict=True)]
 
 

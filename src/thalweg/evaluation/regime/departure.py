@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-from thalweg.evaluation.basins import in_double
+from thalweg.evaluation.basins import BasinRule, in_double
 from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.decision import UPDATES, Settles, ended_at
 from thalweg.evaluation.regime.intervals import quantile_figure
@@ -37,9 +37,9 @@ class InRightBasin:
     """
 
     def __init__(
-        self, walks: Walks, reference: Potential, minima: Structures, threshold: float, *, max_atoms: int = 4096
+        self, walks: Walks, reference: Potential, minima: Structures, rule: BasinRule, *, max_atoms: int = 4096
     ) -> None:
-        self.walks, self.minima, self.threshold, self.max_atoms = walks, minima, threshold, max_atoms
+        self.walks, self.minima, self.rule, self.max_atoms = walks, minima, rule, max_atoms
         self.reference = in_double(reference)
 
     def __call__(self, where: Sequence[tuple[int, int]]) -> list[bool]:
@@ -49,7 +49,7 @@ class InRightBasin:
         for chunk in in_chunks(states, self.max_atoms):
             relaxed = self.walks.path.run(self.reference, states.select(chunk))
             minima = self.minima.select([where[place][0] for place in chunk])
-            answers += ended_at(relaxed, minima, self.threshold)
+            answers += ended_at(relaxed, minima, self.rule)
         return answers
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from thalweg.errors import SettingsError
-from thalweg.evaluation.basins import BasinRule, Distance, Quench, home, in_double
+from thalweg.evaluation.basins import BasinRule, CrystalQuench, Distance, Quench, home, in_double
 from thalweg.evaluation.regime.collected import Collected
 from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.horizon import check_budget, reach_of, suggest
@@ -26,7 +26,7 @@ from thalweg.gradients.planning import measure_costs
 from thalweg.potentials.contract import Potential
 from thalweg.relaxation.path import Path
 from thalweg.relaxation.stability import safe_alpha
-from thalweg.structures.pairs import Pairs, refuse_duplicates
+from thalweg.structures.pairs import Pairs, refuse_duplicates, refuse_strained
 
 COUNT, COUNT_ALONE = 40, 16
 """Pairs looked at by default with and without a reference; some two minutes for 64 atoms on one core."""
@@ -54,13 +54,13 @@ def measure_map(
         say: told one line at each stage.
 
     Raises:
-        SettingsError: no pairs, a count or budget outside its range, or a path on which the cell moves.
-        StructureError: an id that occurs twice.
+        SettingsError: no pairs, or a count or budget outside its range.
+        StructureError: an id that occurs twice, or a pair whose two cells differ on a path that keeps the cell.
         PotentialError: an element that the potential or the reference does not know.
     """
     began = time.perf_counter()
     pairs = _checked(potential, pairs, settings, reference, budget, count)
-    rule = Distance(settings.threshold) if reference is None else Quench(settings.threshold)
+    rule = _rule(settings, reference)
     with evaluating(potential):
         path = _path(potential, pairs, settings, say)
         say(f"relaxing {len(pairs)} starts along {path.steps} updates and to their minima")
@@ -107,11 +107,8 @@ def _checked(
         raise SettingsError(f"count is {count}: allowed is 1 pair or more, e.g. {COUNT}")
     if len(pairs) == 0:
         raise SettingsError("there are no pairs to measure on: give at least one")
-    if settings.relaxation.cell != "fixed":
-        raise SettingsError(
-            "relaxation.cell is free, but basins are told apart by positions within one cell: measure the map with "
-            "relaxation.cell=fixed"
-        )
+    if not settings.relaxation.coordinates.moves_cell:
+        refuse_strained(pairs)
     refuse_duplicates(pairs.ids, "pair")
     potential.check(pairs.starts)
     if reference is not None:
@@ -120,13 +117,21 @@ def _checked(
     return pairs.select(range(min(wanted, len(pairs))))
 
 
+def _rule(settings: MapSettings, reference: Potential | None) -> BasinRule:
+    """Return the rule by which starts are judged: that of the reference, where there is one."""
+    if reference is None:
+        return Distance(settings.threshold)
+    kind = CrystalQuench if settings.relaxation.coordinates.moves_cell else Quench
+    return kind(settings.threshold)
+
+
 def _path(potential: Potential, pairs: Pairs, settings: MapSettings, say: Callable[[str], None]) -> Path:
     """Return the path, its step size measured at minima where it was left open."""
     told = settings.relaxation
     if told.alpha is not None:
         return told.path()
     few = pairs.minima.select(range(min(settings.minima, len(pairs)))).to(*home(potential, pairs.minima))
-    alpha = safe_alpha(potential, few)
+    alpha = safe_alpha(potential, few, coordinates=told.coordinates)
     say(f"alpha = {alpha:.4g} Å²/eV, measured on {len(few)} minima")
     return told.path(alpha)
 

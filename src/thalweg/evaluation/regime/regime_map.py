@@ -40,7 +40,7 @@ class RegimeMap:
     steps: int
     """T, the updates of the path."""
     rule: str
-    """The basin rule: 'quench' or 'distance'."""
+    """The basin rule: a key of `RULES`."""
     alpha: float
     """Step size of the update, Å²/eV."""
     reach: Reach

@@ -86,8 +86,8 @@ def valleys_of_parents(pairs: Pairs, distance: float) -> list[ValleyRow]:
             continue
         own = pairs.select([k for k, name in enumerate(pairs.parents) if name == parent])
         sizes = own.minima.counts
-        if bool((sizes != sizes[0]).any()) or float((own.minima.cell - own.minima.cell[0]).abs().max()) > 1e-3:
-            continue  # of different cells, so no minima of one landscape
+        if bool((sizes != sizes[0]).any()) or float((own.starts.cell - own.starts.cell[0]).abs().max()) > 1e-3:
+            continue  # begun in different cells, so no minima of one landscape
         known = [] if own.energy_minimum is None else [e for e in own.energy_minimum.tolist() if e == e]
         energies: list[float | None] = list(known) if len(known) == count else [None] * count
         shapes = geometric_basins(own.minima, energies, distance, any_origin=False)
