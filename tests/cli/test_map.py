@@ -40,7 +40,7 @@ def test_without_a_reference_it_says_what_cannot_be_measured(inputs: Inputs) -> 
         (("--budget", -5), "budget is -5.0: allowed are MB above 0"),
         (("limits.direktion=0.5",), "direction"),
         (("--out", "map.txt"), "give a name that ends in .json"),
-        (("--reference", "stillinger-weber:Xx"), "there are no published stillinger-weber parameters"),
+        (("--reference", "stillinger-weber:Xx"), "no published Stillinger–Weber set"),
     ],
 )
 def test_bad_input_is_one_line(inputs: Inputs, words: tuple[object, ...], said: str) -> None:

@@ -30,7 +30,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("transformer", {"layers": 1, "distance_bias": "minimum-image", "attention": "plain"}),
     ("transformer", {"layers": 1, "coordinates": "fractional", "distance_bias": "minimum-image"}),
 ]
-ELSEWHERE = {"torch", "second-moment", "rigid-ion", *MODULES}
+ELSEWHERE = {"torch", "metatomic", "second-moment", "rigid-ion", *MODULES}
 """Code of one's own and named surfaces are verified where they are documented, other packages' models in theirs."""
 
 

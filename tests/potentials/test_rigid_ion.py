@@ -242,7 +242,7 @@ def test_three_derivatives_are_continuous_where_pieces_meet(where: float) -> Non
         for _ in range(3):
             (grad,) = torch.autograd.grad(value, r, create_graph=True)
             value = grad.sum()
-            found.append(float(value))
+            found.append(float(value.detach()))
         return found
 
     for step in (1e-4, 1e-6):
