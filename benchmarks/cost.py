@@ -51,7 +51,7 @@ def contest(out: Path, settings: DemoSettings, share: float) -> Contest:
         rule="quench",
         reference=out / "reference.safetensors",
         frames_held_out=out / "frames-held-out.extxyz",
-        testbed="silicon",
+        testbed=TESTBEDS["silicon"](),
         replay=out / "frames.extxyz" if share > 0 else None,
     )
 
