@@ -19,11 +19,11 @@ from ase.data import atomic_numbers
 from thalweg.errors import SettingsError
 from thalweg.potentials.stillinger_weber import StillingerWeber
 from thalweg.relaxation.cell import PositionsAndCell
-from thalweg.relaxation.outcome import Outcome
 from thalweg.relaxation.path import Path
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
-from thalweg.structures.pairs import Frames, Pairs
+from thalweg.structures.pairs import Frames
+from thalweg.testbeds.drawing import FRAMES_PER_PARENT, draw_pairs, label_frames
 from thalweg.testbeds.prototypes import PROTOTYPES, Crystal, exchanged, random_crystal, supercell
 from thalweg.testbeds.settling import Settling, require_known
 from thalweg.testbeds.testbed import Drawn, Testbed
@@ -67,8 +67,6 @@ _TYPES = {
     "volume": list,
     "settling": Mapping,
 }
-_FRAMES_PER_PARENT = 5
-_BATCH = 100  # crystals relaxed at once
 
 
 @dataclass(frozen=True)
@@ -160,24 +158,7 @@ class Crystals(Testbed):
 
     def draw(self, count: int, seed: int) -> Drawn:
         """Draw starts and relax them; see `Testbed.draw`."""
-        _require_count(count)
-        parts, lost = [], []
-        reference = self.reference()
-        for first in range(0, count, _BATCH):
-            starts, parents = self._starts(range(first, min(first + _BATCH, count)), seed)
-            at_start = reference(starts)
-            end = self.path().run(reference, starts)
-            converged = [k for k, outcome in enumerate(end.outcomes) if outcome is Outcome.CONVERGED]
-            lost += [(starts.ids[k], o) for k, o in enumerate(end.outcomes) if o is not Outcome.CONVERGED]
-            if converged:
-                batch = Pairs(starts, end.structures, parents, at_start.energy, end.energy, at_start.forces)
-                parts.append(batch.select(converged))
-        if not parts:
-            raise SettingsError(
-                f"none of {count} crystals references converged: raise max_steps or fmax of settling, or lower its "
-                "alpha"
-            )
-        return Drawn(Pairs.concatenate(parts), tuple(lost))
+        return draw_pairs(self.kind, self.reference(), self.path(), lambda k: self._starts(k, seed), count)
 
     def frames(self, count: int, seed: int) -> Frames:
         """Return labelled frames with stresses, five of each parent.
@@ -186,15 +167,7 @@ class Crystals(Testbed):
         steps of the descent and after 11 to all of them, both strained by up to 0.03 and rattled by up to 0.1 Å; its
         minimum strained by 0.01 to 0.05 and rattled by 0.01 to 0.1 Å. Parents are drawn from a stream of their own.
         """
-        _require_count(count)
-        reference = self.reference()
-        parts = []
-        parents = -(-count // _FRAMES_PER_PARENT)
-        for first in range(0, parents, _BATCH):
-            structures, names = self._frame_structures(range(first, min(first + _BATCH, parents)), seed)
-            label = reference(structures, stress=True)
-            parts.append(Frames(structures, label.energy, label.forces, names, label.stress))
-        return Frames.concatenate(parts).select(range(count))
+        return label_frames(self.reference(), lambda p: self._frame_structures(p, seed), count, stress=True)
 
     def crystal(self) -> Structures:
         """Return the cubic cell of eight atoms, diamond or zinc blende, at the lattice constant at rest."""
@@ -254,7 +227,7 @@ class Crystals(Testbed):
                 _read(end.structures, k, start).shaken(stream.uniform(0.01, 0.1), stream.uniform(0.01, 0.05), stream),
             ]
             for crystal in five:
-                frame = indices[0] * _FRAMES_PER_PARENT + len(cells)
+                frame = indices[0] * FRAMES_PER_PARENT + len(cells)
                 cells.append(self._atoms(crystal, f"{self._named('-frame', seed)}-{frame:06d}"))
                 names.append(f"{self._named('-frame', seed)}-{name}-{indices[k]:06d}")
         return Structures.from_atoms(cells), tuple(names)
@@ -265,8 +238,3 @@ def _read(structures: Structures, k: int, like: Crystal) -> Crystal:
     cell = structures.cell[k].numpy()
     positions = structures.positions[structures.offsets[k] : structures.offsets[k + 1]].numpy()
     return Crystal(cell, positions @ np.linalg.inv(cell), like.kinds)
-
-
-def _require_count(count: int) -> None:
-    if count < 1:
-        raise SettingsError(f"{count} structures were asked for: allowed is 1 or more")

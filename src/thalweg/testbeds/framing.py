@@ -16,8 +16,6 @@ from thalweg.structures.batch import Structures
 from thalweg.testbeds.drawing import shaken
 from thalweg.testbeds.settling import Settling
 
-FRAMES_PER_PARENT = 5
-
 
 def frames_along(
     starts: Structures,

@@ -26,8 +26,8 @@ from thalweg.relaxation.path import Path
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames
-from thalweg.testbeds.drawing import BATCH, draw_pairs, require_count
-from thalweg.testbeds.framing import FRAMES_PER_PARENT, frames_along
+from thalweg.testbeds.drawing import FRAMES_PER_PARENT, draw_pairs, label_frames, pick, require_weights
+from thalweg.testbeds.framing import frames_along
 from thalweg.testbeds.oxide_slabs import CHANGES, CRYSTALS, MGO_EDGE, Slab, rattled
 from thalweg.testbeds.settling import Settling, require_known
 from thalweg.testbeds.testbed import Drawn, Testbed
@@ -95,13 +95,7 @@ class Oxide(Testbed):
         ):
             if not least <= value <= most:
                 raise SettingsError(f"oxide {name} is {value}: allowed is {least} to {most}")
-        for name, weight in self.changes.items():
-            if name not in CHANGES:
-                raise SettingsError(f"oxide has no change {name!r}; {nearest_known(name, CHANGES)}")
-            if not (weight >= 0 and np.isfinite(weight)):
-                raise SettingsError(f"oxide weight of {name} is {weight}: allowed is 0 or a finite number above")
-        if not sum(self.changes.values()) > 0:
-            raise SettingsError(f"oxide changes are {dict(self.changes)}: at least one weight must be above 0")
+        require_weights(self.kind, "change", self.changes, CHANGES)
         if not 2.0 <= self.height <= 8.0:
             raise SettingsError(f"oxide height is {self.height}: allowed is 2 to 8 Å")
         if not 0 <= self.rattle <= 0.4:
@@ -154,19 +148,11 @@ class Oxide(Testbed):
 
     def draw(self, count: int, seed: int) -> Drawn:
         """Draw starts and relax them; see `Testbed.draw`."""
-        return draw_pairs(self.kind, self.reference(), self.settling, lambda k: self._starts(k, seed), count)
+        return draw_pairs(self.kind, self.reference(), self.path(), lambda k: self._starts(k, seed), count)
 
     def frames(self, count: int, seed: int) -> Frames:
         """Return labelled frames, five of each parent as `framing` has them; parents have a stream of their own."""
-        require_count(count)
-        reference = self.reference()
-        parts = []
-        parents = -(-count // FRAMES_PER_PARENT)
-        for first in range(0, parents, BATCH):
-            structures, names = self._frame_structures(range(first, min(first + BATCH, parents)), seed, reference)
-            label = reference(structures)
-            parts.append(Frames(structures, label.energy, label.forces, names))
-        return Frames.concatenate(parts).select(range(count))
+        return label_frames(self.reference(), lambda p: self._frame_structures(p, seed), count)
 
     @cached_property
     def _slab(self) -> Slab:
@@ -180,9 +166,7 @@ class Oxide(Testbed):
     def _parent(self, purpose: str, index: int, seed: int) -> tuple[str, Slab]:
         """Return the change of a parent and the slab with it, drawn from the stream (seed, purpose, index)."""
         generator = numpy_stream(seed, purpose, index)
-        names = sorted(self.changes)
-        weights = np.array([self.changes[n] for n in names], dtype=float)
-        name = str(generator.choice(names, p=weights / weights.sum()))
+        name = pick(self.changes, generator)
         return name, CHANGES[name](self._slab, CRYSTALS[self.material].symbols, self.height, generator)
 
     def _starts(self, indices: range, seed: int) -> tuple[Structures, tuple[str, ...]]:
@@ -196,7 +180,7 @@ class Oxide(Testbed):
             parents.append(f"{self._label}-{seed}-{name}-{p:06d}")
         return Structures.from_atoms(slabs), tuple(parents)
 
-    def _frame_structures(self, indices: range, seed: int, reference: RigidIon) -> tuple[Structures, tuple[str, ...]]:
+    def _frame_structures(self, indices: range, seed: int) -> tuple[Structures, tuple[str, ...]]:
         """Return all frames of these parents in order, and the name of the parent of each."""
         drawn = [self._parent("oxide frame parent", p, seed) for p in indices]
         streams = [numpy_stream(seed, "oxide frame", p) for p in indices]
@@ -212,7 +196,7 @@ class Oxide(Testbed):
 
         frames: list[Atoms] = []
         names: list[str] = []
-        for k, five in enumerate(frames_along(starts, reference, self.settling, streams, bend)):
+        for k, five in enumerate(frames_along(starts, self.reference(), self.settling, streams, bend)):
             name, parent = drawn[k]
             for positions in five:
                 number = indices[0] * FRAMES_PER_PARENT + len(frames)

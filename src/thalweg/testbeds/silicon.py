@@ -19,14 +19,15 @@ from ase.build import bulk
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.errors import SettingsError, nearest_known
+from thalweg.errors import SettingsError
 from thalweg.potentials.stillinger_weber import StillingerWeber
-from thalweg.relaxation.outcome import Outcome
 from thalweg.relaxation.path import Path
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
-from thalweg.structures.pairs import Frames, Pairs
+from thalweg.structures.pairs import Frames
 from thalweg.testbeds.defects import DEFECTS, Cell, rattled
+from thalweg.testbeds.drawing import FRAMES_PER_PARENT, draw_pairs, label_frames, pick, require_weights
+from thalweg.testbeds.framing import frames_along
 from thalweg.testbeds.settling import Settling, require_known
 from thalweg.testbeds.testbed import Drawn, Testbed
 
@@ -47,8 +48,6 @@ MIXTURE: Mapping[str, float] = {
 """Weights that cover every kind of defect."""
 
 _TYPES = {"atoms": int, "defects": Mapping, "starts_per_parent": int, "rattle": float, "settling": Mapping}
-_FRAMES_PER_PARENT = 5
-_BATCH = 100  # structures relaxed at once: enough to hide the cost of a call, small enough for the cache
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,7 @@ class Silicon(Testbed):
     def __post_init__(self) -> None:
         if self.atoms not in [8 * m**3 for m in range(2, 20)]:
             raise SettingsError(f"silicon atoms is {self.atoms}: allowed is 8 m³ from 64 on: 64, 216, 512, 1000 …")
-        for name, weight in self.defects.items():
-            if name not in DEFECTS:
-                raise SettingsError(f"silicon has no defect {name!r}; {nearest_known(name, DEFECTS)}")
-            if not (weight >= 0 and np.isfinite(weight)):
-                raise SettingsError(f"silicon weight of {name} is {weight}: allowed is 0 or a finite number above")
-        if not sum(self.defects.values()) > 0:
-            raise SettingsError(f"silicon defects are {dict(self.defects)}: at least one weight must be above 0")
+        require_weights(self.kind, "defect", self.defects, DEFECTS)
         if self.starts_per_parent < 1:
             raise SettingsError(f"silicon starts_per_parent is {self.starts_per_parent}: allowed is 1 or more")
         if self.rattle is not None and not 0 <= self.rattle <= 0.6:
@@ -119,23 +112,7 @@ class Silicon(Testbed):
 
     def draw(self, count: int, seed: int) -> Drawn:
         """Draw starts and relax them; see `Testbed.draw`."""
-        _require_count(count)
-        parts, lost = [], []
-        reference = self.reference()
-        for first in range(0, count, _BATCH):
-            starts, parents = self._starts(range(first, min(first + _BATCH, count)), seed)
-            at_start = reference(starts)
-            end = self.settling.run(reference, starts)
-            converged = [k for k, outcome in enumerate(end.outcomes) if outcome is Outcome.CONVERGED]
-            lost += [(starts.ids[k], o) for k, o in enumerate(end.outcomes) if o is not Outcome.CONVERGED]
-            if converged:
-                batch = Pairs(starts, end.structures, parents, at_start.energy, end.energy, at_start.forces)
-                parts.append(batch.select(converged))
-        if not parts:
-            raise SettingsError(
-                f"none of {count} silicon references converged: raise max_steps or fmax of settling, or lower its alpha"
-            )
-        return Drawn(Pairs.concatenate(parts), tuple(lost))
+        return draw_pairs(self.kind, self.reference(), self.path(), lambda k: self._starts(k, seed), count)
 
     def frames(self, count: int, seed: int) -> Frames:
         """Return labelled frames, five of each parent.
@@ -144,15 +121,7 @@ class Silicon(Testbed):
         and after 11 to all of them, both rattled by up to 0.1 Å; its minimum rattled by 0.01 to 0.1 Å.
         Parents are drawn from a stream of their own.
         """
-        _require_count(count)
-        reference = self.reference()
-        parts = []
-        parents = -(-count // _FRAMES_PER_PARENT)
-        for first in range(0, parents, _BATCH):
-            structures, names = self._frame_structures(range(first, min(first + _BATCH, parents)), seed)
-            label = reference(structures)
-            parts.append(Frames(structures, label.energy, label.forces, names))
-        return Frames.concatenate(parts).select(range(count))
+        return label_frames(self.reference(), lambda p: self._frame_structures(p, seed), count)
 
     def crystal(self) -> Structures:
         """Return the conventional cell of eight atoms at the equilibrium lattice constant."""
@@ -166,9 +135,7 @@ class Silicon(Testbed):
     def _parent(self, purpose: str, index: int, seed: int) -> tuple[str, Cell]:
         """Return the kind of a parent and its cell, drawn from the stream (seed, purpose, index)."""
         generator = numpy_stream(seed, purpose, index)
-        names = sorted(self.defects)
-        weights = np.array([self.defects[n] for n in names], dtype=float)
-        name = str(generator.choice(names, p=weights / weights.sum()))
+        name = pick(self.defects, generator)
         return name, DEFECTS[name].carve(self._crystal(), generator)
 
     def _deviation(self, name: str) -> float:
@@ -195,20 +162,16 @@ class Silicon(Testbed):
                 for (name, parent), stream in zip(drawn, streams, strict=True)
             ]
         )
-        end = self.settling.run(self.reference(), starts, keep_trace=True)
-        trace = end.trace if end.trace is not None else (starts,)
-        last = self.settling.descent_steps
+
+        def bend(k: int, deviation: float) -> Float[np.ndarray, "atoms 3"]:
+            return rattled(drawn[k][1], deviation, streams[k])
+
         cells: list[Atoms] = []
         names: list[str] = []
-        for k, ((name, parent), stream) in enumerate(zip(drawn, streams, strict=True)):
-            own = slice(starts.offsets[k], starts.offsets[k + 1])
-            steps = (int(stream.integers(1, 11)), int(stream.integers(11, max(last, 11) + 1)))
-            path = [trace[min(step, len(trace) - 1)].positions[own].numpy() for step in (0, *steps)]
-            shaken = rattled(parent, stream.uniform(0.02, 0.2), stream)
-            early, late = (_shaken(p, stream.uniform(0.0, 0.1), stream) for p in path[1:])
-            minimum = _shaken(end.structures.positions[own].numpy(), stream.uniform(0.01, 0.1), stream)
-            for positions in (shaken, path[0], early, late, minimum):
-                frame = indices[0] * _FRAMES_PER_PARENT + len(cells)
+        for k, five in enumerate(frames_along(starts, self.reference(), self.settling, streams, bend)):
+            name, parent = drawn[k]
+            for positions in five:
+                frame = indices[0] * FRAMES_PER_PARENT + len(cells)
                 cells.append(_atoms(positions, parent.length, f"silicon-{self.atoms}-{seed}-frame-{frame:06d}"))
                 names.append(f"silicon-{self.atoms}-{seed}-frame-{name}-{indices[k]:06d}")
         return Structures.from_atoms(cells), tuple(names)
@@ -216,15 +179,3 @@ class Silicon(Testbed):
 
 def _atoms(positions: Float[np.ndarray, "atoms 3"], length: float, name: str) -> Atoms:
     return Atoms(numbers=[14] * len(positions), positions=positions, cell=[length] * 3, pbc=True, info={"id": name})
-
-
-def _shaken(
-    positions: Float[np.ndarray, "atoms 3"], deviation: float, generator: np.random.Generator
-) -> Float[np.ndarray, "atoms 3"]:
-    shaken: np.ndarray = positions + deviation * generator.standard_normal(positions.shape)
-    return shaken
-
-
-def _require_count(count: int) -> None:
-    if count < 1:
-        raise SettingsError(f"{count} structures were asked for: allowed is 1 or more")

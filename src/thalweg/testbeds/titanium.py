@@ -27,7 +27,8 @@ from thalweg.relaxation.path import Path
 from thalweg.seeds import numpy_stream
 from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames
-from thalweg.testbeds.drawing import BATCH, draw_pairs, require_count, shaken
+from thalweg.testbeds.drawing import FRAMES_PER_PARENT, draw_pairs, label_frames, pick, require_weights
+from thalweg.testbeds.framing import frames_along
 from thalweg.testbeds.settling import Settling, require_known
 from thalweg.testbeds.slabs import ADSORBATES, Slab, bare, placed, rattled
 from thalweg.testbeds.testbed import Drawn, Testbed
@@ -55,7 +56,6 @@ _TYPES = {
     "rattle": float,
     "settling": Mapping,
 }
-_FRAMES_PER_PARENT = 5
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,7 @@ class Titanium(Testbed):
         ):
             if not least <= value <= most:
                 raise SettingsError(f"titanium {name} is {value}: allowed is {least} to {most}")
-        for adsorbate, weight in self.adsorbates.items():
-            if adsorbate not in ADSORBATES:
-                raise SettingsError(f"titanium has no adsorbate {adsorbate!r}; {nearest_known(adsorbate, ADSORBATES)}")
-            if not (weight >= 0 and np.isfinite(weight)):
-                raise SettingsError(
-                    f"titanium weight of {adsorbate} is {weight}: allowed is 0 or a finite number above"
-                )
-        if not sum(self.adsorbates.values()) > 0:
-            raise SettingsError(f"titanium adsorbates are {dict(self.adsorbates)}: at least one weight must be above 0")
+        require_weights(self.kind, "adsorbate", self.adsorbates, ADSORBATES)
         if not 0.5 <= self.lowest <= self.highest <= 4.0:
             raise SettingsError(
                 f"titanium lowest and highest are {self.lowest} and {self.highest}: "
@@ -169,7 +161,7 @@ class Titanium(Testbed):
 
     def draw(self, count: int, seed: int) -> Drawn:
         """Draw starts and relax them; see `Testbed.draw`."""
-        return draw_pairs(self.kind, self.reference(), self.settling, lambda k: self._starts(k, seed), count)
+        return draw_pairs(self.kind, self.reference(), self.path(), lambda k: self._starts(k, seed), count)
 
     def frames(self, count: int, seed: int) -> Frames:
         """Return labelled frames, five of each parent.
@@ -178,15 +170,7 @@ class Titanium(Testbed):
         and after 11 to all of them, both rattled by up to 0.1 Å; its minimum rattled by 0.01 to 0.1 Å. Held atoms
         stay where they are in all of them. Parents are drawn from a stream of their own.
         """
-        require_count(count)
-        reference = self.reference()
-        parts = []
-        parents = -(-count // _FRAMES_PER_PARENT)
-        for first in range(0, parents, BATCH):
-            structures, names = self._frame_structures(range(first, min(first + BATCH, parents)), seed)
-            label = reference(structures)
-            parts.append(Frames(structures, label.energy, label.forces, names))
-        return Frames.concatenate(parts).select(range(count))
+        return label_frames(self.reference(), lambda p: self._frame_structures(p, seed), count)
 
     @cached_property
     def _bare(self) -> Slab:
@@ -210,9 +194,7 @@ class Titanium(Testbed):
     def _parent(self, purpose: str, index: int, seed: int) -> tuple[str, Slab]:
         """Return the adsorbate of a parent and the slab with it, drawn from the stream (seed, purpose, index)."""
         generator = numpy_stream(seed, purpose, index)
-        names = sorted(self.adsorbates)
-        weights = np.array([self.adsorbates[n] for n in names], dtype=float)
-        name = str(generator.choice(names, p=weights / weights.sum()))
+        name = pick(self.adsorbates, generator)
         return name, placed(self._bare, ADSORBATES[name], (self.lowest, self.highest), generator)
 
     def _starts(self, indices: range, seed: int) -> tuple[Structures, tuple[str, ...]]:
@@ -236,21 +218,16 @@ class Titanium(Testbed):
                 for (_, parent), stream in zip(drawn, streams, strict=True)
             ]
         )
-        end = self.settling.run(self.reference(), starts, keep_trace=True)
-        trace = end.trace if end.trace is not None else (starts,)
-        last = self.settling.descent_steps
+
+        def bend(k: int, deviation: float) -> Float[np.ndarray, "atoms 3"]:
+            return rattled(drawn[k][1], deviation, streams[k])
+
         frames: list[Atoms] = []
         names: list[str] = []
-        for k, ((name, parent), stream) in enumerate(zip(drawn, streams, strict=True)):
-            own = slice(starts.offsets[k], starts.offsets[k + 1])
-            steps = (int(stream.integers(1, 11)), int(stream.integers(11, max(last, 11) + 1)))
-            path = [trace[min(step, len(trace) - 1)].positions[own].numpy() for step in (0, *steps)]
-            bent = rattled(parent, stream.uniform(0.02, 0.2), stream)
-            early, late = (shaken(p, parent.free, stream.uniform(0.0, 0.1), stream) for p in path[1:])
-            rest = end.structures.positions[own].numpy()
-            minimum = shaken(rest, parent.free, stream.uniform(0.01, 0.1), stream)
-            for positions in (bent, path[0], early, late, minimum):
-                number = indices[0] * _FRAMES_PER_PARENT + len(frames)
+        for k, five in enumerate(frames_along(starts, self.reference(), self.settling, streams, bend)):
+            name, parent = drawn[k]
+            for positions in five:
+                number = indices[0] * FRAMES_PER_PARENT + len(frames)
                 frames.append(parent.at(positions, f"titanium-{self._bare.host}-{seed}-frame-{number:06d}"))
                 names.append(f"titanium-{self._bare.host}-{seed}-frame-{name}-{indices[k]:06d}")
         return Structures.from_atoms(frames), tuple(names)
