@@ -42,7 +42,6 @@ from thalweg.structures.store.writing import StoreWriter
 from thalweg.training.force_matching import train_stored
 from thalweg.training.loading import load_settings
 from thalweg.training.settings import StoreTrainSettings
-from thalweg.training.stored import StoredFrames
 
 RESULTS = Path(__file__).parent / "results" / "store.json"
 PART = 1000
@@ -188,16 +187,6 @@ def waiting(folder: Path, kept: str, updates: int, *, ahead: bool = True) -> dic
 
     Without `ahead` no batch is prepared beside the step before, so that all of reading and neighbour search is waiting.
     """
-    expect = StoredFrames.expect
-    if not ahead:
-        StoredFrames.expect = lambda self, chosen: None  # type: ignore[method-assign]
-    try:
-        return _trained(folder, kept, updates)
-    finally:
-        StoredFrames.expect = expect  # type: ignore[method-assign]
-
-
-def _trained(folder: Path, kept: str, updates: int) -> dict[str, Any]:
     told = load_settings(
         StoreTrainSettings,
         None,
@@ -208,7 +197,7 @@ def _trained(folder: Path, kept: str, updates: int) -> dict[str, Any]:
             f"optimiser={{updates: {updates}, warmup: 2, batch: 16}}",
             f"validate_every={max(updates // 6, 1)}",
             f"checkpoint_every={updates}",
-            "store={validation: 0, frames: 2000, in_memory: " + kept + "}",
+            f"store={{validation: 0, frames: 2000, in_memory: {kept}, ahead: {str(ahead).lower()}}}",
             "device.accelerator=cpu",
         ],
     )

@@ -128,6 +128,18 @@ def test_a_batch_is_prepared_beside_the_step_and_is_the_one_asked_for(tmp_path: 
     assert batches.atoms([3, 1]) == 14
 
 
+def test_nothing_is_prepared_beside_the_step_where_that_is_turned_off(tmp_path: Path, store: Store) -> None:
+    data, _ = open_sets(settings(tmp_path), store.path)
+    potential = build_base(settings(tmp_path), data.sample())
+    batches = StoredFrames(data, potential, torch.device("cpu"), torch.float64, ahead=False)
+    batches.expect([3, 1])
+    assert batches._coming is None
+    assert batches.select([3, 1])[0].ids == data.frames([3, 1]).ids
+    beside = train_stored(settings(tmp_path / "beside"), store.path)
+    within = train_stored(settings(tmp_path / "within", "store.ahead=false"), store.path)
+    assert within.model.read_bytes() == beside.model.read_bytes()
+
+
 def test_rare_elements_get_into_the_sample(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored, "_SAMPLE", 2)
     numbers = np.array(store.arrays["numbers"])

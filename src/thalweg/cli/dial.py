@@ -16,6 +16,7 @@ def dial(
     model: Model,
     pairs: Annotated[Path, typer.Argument(help="Pairs, extended XYZ; a batch of them is measured.")],
     overrides: Overrides = None,
+    *,
     settings: SettingsFile = None,
     budget: Annotated[float | None, typer.Option(help="MB for backward: plan the route for it.")] = None,
     tune: Annotated[int | None, typer.Option(metavar="UPDATES", help="Also tune by every horizon.")] = None,

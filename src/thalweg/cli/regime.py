@@ -16,6 +16,7 @@ def map(  # the command is named after its function
     model: Model,
     pairs: Annotated[Path, typer.Argument(help="Pairs, extended XYZ.")],
     overrides: Overrides = None,
+    *,
     settings: SettingsFile = None,
     reference: Annotated[str | None, typer.Option(help="Reference surface, where there is one: as MODEL.")] = None,
     budget: Annotated[float | None, typer.Option(help="MB for backward: which horizons fit.")] = None,

@@ -16,6 +16,7 @@ def relax(
     structures: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads.")],
     out: Annotated[Path, typer.Option("--out", help="Extended XYZ file to write.")],
     overrides: Overrides = None,
+    *,
     settings: SettingsFile = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -42,6 +43,7 @@ def evaluate(
     model: Model,
     pairs: Annotated[Path, typer.Argument(help="Held-out pairs, extended XYZ.")],
     overrides: Overrides = None,
+    *,
     settings: SettingsFile = None,
     rule: Annotated[str, typer.Option(help="Same-basin rule: quench, crystal or distance.")] = "distance",
     reference: Annotated[str | None, typer.Option(help="Reference surface, for quench and crystal: as MODEL.")] = None,

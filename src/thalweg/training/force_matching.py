@@ -236,11 +236,12 @@ class _Matching(Task):
         for start in self.processes.share(starts):
             batch, edges = held.select(list(range(start, min(start + _VALIDATION_BATCH, len(held)))))
             energy, force, stress = label_errors(self.potential, batch, edges, graph=False, stress=stressed)
-            rows.append((start, *(None if e is None else e.cpu().double() for e in (energy, force, stress))))  # type: ignore[arg-type]
+            known = None if stress is None else stress.cpu().double()
+            rows.append((start, energy.cpu().double(), force.cpu().double(), known))
         ordered = sorted(self.processes.gather(rows), key=lambda row: row[0])
-        energy, force = (torch.cat([row[k] for row in ordered]) for k in (1, 2))  # type: ignore[misc]
-        known = [row[3] for row in ordered if row[3] is not None]
-        return _figures(energy, force, torch.cat(known) if known else None, self.settings.matching)
+        energy, force = torch.cat([row[1] for row in ordered]), torch.cat([row[2] for row in ordered])
+        stresses = [row[3] for row in ordered if row[3] is not None]
+        return _figures(energy, force, torch.cat(stresses) if stresses else None, self.settings.matching)
 
     def results(self) -> dict[str, Any]:
         """Return the sizes of the data."""
@@ -252,7 +253,8 @@ class _Matching(Task):
     def _labelled(self, frames: Frames | StoredSet) -> Labelled:
         dtype = next(self.potential.parameters()).dtype
         if isinstance(frames, StoredSet):
-            return StoredFrames(frames, self.potential, self.processes.device, dtype)
+            ahead = not isinstance(self.settings, StoreTrainSettings) or self.settings.store.ahead
+            return StoredFrames(frames, self.potential, self.processes.device, dtype, ahead=ahead)
         return LabelledFrames.find(frames.to(self.processes.device, dtype), self.potential)
 
 

@@ -262,6 +262,8 @@ class StoreSettings(Section):
     """Most atoms of a batch, instead of a number of frames (`optimiser.batch`)."""
     in_memory: Literal["auto"] | bool = Field(default="auto", json_schema_extra=SAME_RESULT)
     """Load the store, or leave it on the disk (false); `auto` loads it where half of the free memory holds it."""
+    ahead: bool = Field(default=True, json_schema_extra=SAME_RESULT)
+    """Prepare the next batch beside the step; without, a step waits for all of its own."""
 
 
 class StoreTrainSettings(TrainSettings):

@@ -132,8 +132,10 @@ def check_stored(settings: StoreTrainSettings, frames: StoredSet) -> None:
 class StoredFrames:
     """Batches of a set with their edges, on a device and in a floating type."""
 
-    def __init__(self, data: StoredSet, potential: Potential, device: torch.device, dtype: torch.dtype) -> None:
-        self.data, self.waited = data, 0.0
+    def __init__(
+        self, data: StoredSet, potential: Potential, device: torch.device, dtype: torch.dtype, *, ahead: bool = True
+    ) -> None:
+        self.data, self.waited, self._ahead = data, 0.0, ahead
         self._potential, self._device, self._dtype = potential, device, dtype
         self._sizes = data.sizes
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="frames")
@@ -147,8 +149,8 @@ class StoredFrames:
         return int(self._sizes[np.asarray(chosen, dtype=np.int64)].sum())
 
     def expect(self, chosen: list[int]) -> None:
-        """Prepare a batch that will be asked for next, while the caller goes on."""
-        self._coming = (chosen, self._pool.submit(self._prepare, chosen)) if chosen else None
+        """Prepare a batch that will be asked for next, while the caller goes on; nothing without `ahead`."""
+        self._coming = (chosen, self._pool.submit(self._prepare, chosen)) if chosen and self._ahead else None
 
     def select(self, chosen: list[int]) -> Batch:
         """Return the chosen frames and their edges; the time until they are there counts as waiting."""
