@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.cli.terminal import Done, alone, complaint, listing, started, thalweg, untouched
 
 from thalweg.evaluation.data import labels_of
 from thalweg.relaxation.outcome import Outcome
+from thalweg.structures.extended_xyz import read_pairs
 from thalweg.testbeds.silicon import Silicon
 
 PROTOCOL = """
@@ -214,6 +216,24 @@ def test_parts_that_a_study_does_not_have_are_refused(tmp_path: Path) -> None:
     complaint(thalweg("study", "report", folder), "has no records yet")
     complaint(thalweg("study", "run", tmp_path), "has no registration.json")
     complaint(thalweg("study", "register", folder / "missing" / "protocol.yaml"), "there is no such settings file")
+
+
+def test_data_drawn_anew_are_those_of_another_root_for_each_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "protocol.yaml").write_text(PROTOCOL.replace("data: {", "data: {anew: true, seed: 3, "))
+    assert thalweg("study", "register", folder / "protocol.yaml").status == 0
+    done = thalweg("study", "run", folder, "--workers", "1", "--only", "base")
+    assert (done.status, done.err) == (0, "")
+    work = folder / "work"
+    assert not (work / "pairs.extxyz").exists()
+    for seed in (0, 1):
+        drawn = read_pairs(work / f"seed-{seed}" / "data" / "held-out.extxyz")
+        same = Silicon().make(2, 10 * (3 + seed) + 1)
+        assert drawn.ids == same.ids
+        assert torch.equal(drawn.starts.positions, same.starts.positions)
+        judged = read(folder / "records" / f"seed-{seed}" / "base.json")["evaluation"]["pairs"]
+        assert {pair["id"] for pair in judged} == set(drawn.ids)
 
 
 def test_no_arm_is_started_after_the_minutes_are_over(tmp_path: Path) -> None:

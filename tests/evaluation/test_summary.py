@@ -15,6 +15,7 @@ from thalweg.evaluation.statistics import wilson_interval
 from thalweg.evaluation.study_folder import StudyFolder
 from thalweg.evaluation.summary import summarise_study
 from thalweg.reports import read_study, study_lines, write_study
+from thalweg.reports.study import notes
 
 TEXT = """
 title: Made up <b>
@@ -70,6 +71,18 @@ def test_an_arm_has_sums_means_errors_and_the_interval_of_its_structures(
     assert (base["saved_bytes"], base["seconds"]) == (None, None)
     assert (control["extra_labels"], control["mcnemar_p"]) == (77, 1.0)
     assert split["tune"] == {"objective": {"delta": 1.0}}
+
+
+def test_with_data_drawn_anew_structures_of_all_seeds_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "protocol.yaml").write_text(TEXT.replace("data: {", "data: {anew: true, ", 1))
+    frozen = register(tmp_path / "protocol.yaml")[0]
+    put_all(tmp_path, frozen)
+    found = results(tmp_path)
+    _, split, _ = found["arms"]
+    assert found["anew"]
+    assert split["basins_interval"] == pytest.approx(wilson_interval(90, 120))
+    assert len(split["dq"]) == 120
+    assert any("structures of its own" in note for note in notes(read_study(tmp_path)))
 
 
 def test_verdicts_come_first_on_the_console_and_on_the_page(tmp_path: Path, registration: Registration) -> None:

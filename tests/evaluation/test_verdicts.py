@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -65,6 +66,19 @@ def test_seeds_that_repeat_each_other_are_no_further_evidence() -> None:
     assert found.p_pooled == pytest.approx(2 * 2.0**-20)
     assert found.p == pytest.approx(2 * 2.0**-4)
     assert judge(claim("more"), arms, SEEDS).ruling is Ruling.TIE
+
+
+def test_seeds_with_structures_of_their_own_are_further_evidence() -> None:
+    def own(right: int, seed: int) -> Measured:
+        plain = evaluation(first(right))
+        pairs = tuple(replace(pair, id=f"{seed}-{pair.id}") for pair in plain.pairs)
+        return Measured(replace(plain, pairs=pairs), {})
+
+    arms = study([own(24, seed) for seed in SEEDS], [own(20, seed) for seed in SEEDS])
+    found = compare(arms["split"], arms["base"], "basins_right")
+    assert found is not None
+    assert found.p == found.p_pooled == pytest.approx(2 * 2.0**-20)
+    assert judge(claim("more"), arms, SEEDS).ruling is Ruling.HOLDS
 
 
 def test_the_sign_flip_test_refuses_no_structures() -> None:

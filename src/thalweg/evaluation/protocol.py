@@ -1,6 +1,6 @@
 """The protocol of a study: all that is decided before the first number is seen, as one YAML file.
 
-    data (drawn once) → per seed: a base → every arm from that base, with the same pairs in the same order
+    data (drawn once, or anew by seed) → per seed: a base → every arm from it, with the same pairs in the same order
     hypotheses and kill conditions, each a metric, an arm and what is wanted of it
 
 What a file leaves out has the defaults here: the arms of the question "which valley, and how deep". Called by
@@ -51,7 +51,7 @@ def _route_values_or_none(route: Route | None) -> dict[str, Any] | None:
 
 
 class DataPlan(Section):
-    """What is drawn, once for all seeds: frames, training pairs and held-out pairs never share a parent."""
+    """What is drawn: frames, training pairs and held-out pairs never share a parent."""
 
     testbed: str = "silicon"
     """A key of `TESTBEDS`."""
@@ -67,6 +67,13 @@ class DataPlan(Section):
     """Labelled frames on which errors of energies and forces are measured."""
     seed: int = Field(default=0, ge=0)
     """Root of all draws."""
+    anew: bool = False
+    """Whether each seed has frames, pairs and held-out pairs of its own, from the root `seed` plus it, so that
+    intervals over seeds hold the chance of the draw as well; otherwise all seeds share one draw."""
+
+    def root(self, seed: int) -> int:
+        """Return the root of the draws that a seed of the study works with."""
+        return self.seed + seed if self.anew else self.seed
 
     def family(self) -> Testbed:
         """Return the testbed.

@@ -94,7 +94,9 @@ def run_study(path: str | Path, part: Part | None = None, *, say: Callable[[str]
         say(f"{folder.path}: all {len(asked)} arms are finished")
         return Standing(len(asked), len(asked), (), ())
     torch.set_num_threads(1)  # as in the processes that will use it
-    _prepare(folder, registration, {name for _, name in missing}, say)
+    _prepare(folder, registration, say)
+    for seed in dict.fromkeys([*(seed for seed, _ in missing), *(protocol.seeds[:1] if probing else ())]):
+        _make_data(folder, protocol, seed, [protocol.arm(name) for at, name in missing if at == seed], say)
     return _run(folder, registration, _jobs(folder, protocol, missing, probing, part.workers), asked, done, part, say)
 
 
@@ -110,8 +112,8 @@ def _chosen(protocol: Protocol, part: Part) -> tuple[list[ArmPlan], list[int]]:
     return arms, [seed for seed in protocol.seeds if seed in part.seeds or not part.seeds]
 
 
-def _prepare(folder: StudyFolder, registration: Registration, names: set[str], say: Callable[[str], None]) -> None:
-    """Make data, reference and labels where they are not there; refuse the work of another registration."""
+def _prepare(folder: StudyFolder, registration: Registration, say: Callable[[str], None]) -> None:
+    """Make the folder of work and the reference where they are not there; refuse the work of another registration."""
     make_folder(folder.work)
     stamp = folder.work / "registration.txt"
     if not stamp.exists():
@@ -119,18 +121,25 @@ def _prepare(folder: StudyFolder, registration: Registration, names: set[str], s
         atomic_write(folder.work / ".gitignore", "*\n", overwrite=True)
     if stamp.read_text(encoding="utf-8").strip() != registration.hash:
         raise SettingsError(f"{folder.work} is of another registration: remove it, it can be made again")
-    plan = registration.protocol.data
-    testbed = plan.family()
-    sizes = Sizes(plan.frames, plan.pairs, plan.held_out, plan.frames_held_out)
-    make_data(folder.work, testbed, sizes, plan.seed, say=say)
     if not folder.reference.exists():
-        save_potential(folder.reference, testbed.reference())
-    for arm in registration.protocol.arms:
-        if arm.matching is None or arm.name not in names or folder.labels(arm.matching).exists():
+        save_potential(folder.reference, registration.protocol.data.family().reference())
+
+
+def _make_data(
+    folder: StudyFolder, protocol: Protocol, seed: int, arms: Sequence[ArmPlan], say: Callable[[str], None]
+) -> None:
+    """Make the data of a seed and the labels of its controls where they are not there."""
+    plan = protocol.data
+    testbed, place = plan.family(), folder.data(plan, seed)
+    make_folder(place)
+    sizes = Sizes(plan.frames, plan.pairs, plan.held_out, plan.frames_held_out)
+    make_data(place, testbed, sizes, plan.root(seed), say=say)
+    for arm in arms:
+        if arm.matching is None or folder.labels(plan, seed, arm.matching).exists():
             continue
         say(f"labelling what the training pairs cost: {arm.matching.labels}")
-        labels = labels_of(testbed, read_pairs(folder.work / PAIRS), arm.matching.labels, arm.matching.every)
-        write_frames(folder.labels(arm.matching), labels)
+        labels = labels_of(testbed, read_pairs(place / PAIRS), arm.matching.labels, arm.matching.every)
+        write_frames(folder.labels(plan, seed, arm.matching), labels)
 
 
 def _jobs(

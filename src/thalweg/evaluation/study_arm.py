@@ -37,7 +37,7 @@ def train_base(path: Path, seed: int) -> None:
     folder, registration = StudyFolder(path), checked(path)
     with _alone(folder.seed(seed) / "base.lock"):
         settings = registration.protocol.base_of(seed).model_copy(update={"out": folder.base(seed)})
-        train(settings, read_frames(folder.work / FRAMES))
+        train(settings, read_frames(folder.data(registration.protocol.data, seed) / FRAMES))
 
 
 def run_study_arm(path: Path, seed: int, name: str, workers: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def run_probe(path: Path, workers: int) -> None:
         return
     seed = protocol.seeds[0]
     potential = load_potential(folder.base(seed) / "model.safetensors")
-    pairs = read_pairs(folder.work / PAIRS)
+    pairs = read_pairs(folder.data(protocol.data, seed) / PAIRS)
     starts = pairs.select(range(min(probe.structures, len(pairs)))).starts
     starts = starts.to(dtype=next(potential.parameters()).dtype)
     walk = protocol.tune.relaxation.path()
@@ -89,18 +89,18 @@ def run_probe(path: Path, workers: int) -> None:
 
 def contest_of(folder: StudyFolder, protocol: Protocol, plan: ArmPlan, seed: int) -> Contest:
     """Return what the arms of a seed share, with the settings of one of them."""
-    tune = protocol.tune_of(plan, seed)
+    tune, data = protocol.tune_of(plan, seed), folder.data(protocol.data, seed)
     return Contest(
         folder.seed(seed),
         folder.base(seed) / "model.safetensors",
-        folder.work / PAIRS,
-        folder.work / HELD_OUT,
+        data / PAIRS,
+        data / HELD_OUT,
         tune,
         protocol.rule,
         folder.reference,
-        frames_held_out=folder.work / UNSEEN,
+        frames_held_out=data / UNSEEN,
         testbed=protocol.data.family(),
-        replay=folder.work / FRAMES if tune.replay.on else None,
+        replay=data / FRAMES if tune.replay.on else None,
     )
 
 
@@ -112,7 +112,10 @@ def _begin() -> None:
 def _arm(folder: StudyFolder, protocol: Protocol, plan: ArmPlan, seed: int) -> Arm:
     if plan.matching is None:
         return Arm(plan.name, plan.route)
-    frames = (folder.work / FRAMES, folder.labels(plan.matching))
+    frames = (
+        folder.data(protocol.data, seed) / FRAMES,
+        folder.labels(protocol.data, seed, plan.matching),
+    )
     return Arm(plan.name, None, Fit(protocol.fit_of(plan.matching, seed), frames))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from thalweg.errors import OutputError, RunFolderError
 from thalweg.evaluation.arms import read_record
-from thalweg.evaluation.protocol import Matching
+from thalweg.evaluation.protocol import DataPlan, Matching
 from thalweg.evaluation.provenance import code_version, machine
 from thalweg.storage import atomic_write
 
@@ -60,10 +60,14 @@ class StudyFolder:
         """Return the run folder of the base of a seed."""
         return self.seed(seed) / "base"
 
-    def labels(self, matching: Matching) -> Path:
+    def data(self, plan: DataPlan, seed: int) -> Path:
+        """Return where the frames and pairs of a seed lie: those of all seeds where they share a draw."""
+        return self.seed(seed) / "data" if plan.anew else self.work
+
+    def labels(self, plan: DataPlan, seed: int, matching: Matching) -> Path:
         """Return the file of the labels that a control spends."""
         every = f"-every-{matching.every}" if matching.labels == "path" and matching.every > 1 else ""
-        return self.work / f"labels-{matching.labels}{every}.extxyz"
+        return self.data(plan, seed) / f"labels-{matching.labels}{every}.extxyz"
 
     def record(self, seed: int, arm: str) -> Path:
         """Return the record of a finished arm."""

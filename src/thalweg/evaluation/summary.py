@@ -3,7 +3,7 @@
 Can be made of what is there so far; what is missing is said, and claims that need it stay open. Figures of an arm
 over seeds: counts are sums, so that their ratio is the mean share, with the mean per seed and its standard error
 beside them; ΔQ and times are means, bytes the largest. The Wilson interval of a share takes the structures for the
-draws, not structures times seeds, because all seeds see the same structures.
+draws, and structures times seeds only where each seed has structures of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def _results(folder: StudyFolder, registration: Registration, records: Mapping[s
         "arms": [_arm(arm, records[arm.name], arms, protocol) for arm in protocol.arms],
         "probe": folder.read(folder.probe, registration.hash),
         "same_start": _same_start(records, protocol),
+        "anew": protocol.data.anew,
     }
 
 
@@ -157,11 +159,15 @@ def _arm(
         "basins_right_se": over_seeds.standard_error,
         "basins_right_by_seed": {str(seed): count for seed, count in zip(records, right, strict=True)},
         "held_out": total,
-        "basins_interval": list(wilson_interval(over_seeds.mean, total)),
+        "basins_interval": list(
+            wilson_interval(sum(right), total * len(right))
+            if protocol.data.anew
+            else wilson_interval(over_seeds.mean, total)
+        ),
         "basins_by_threshold": _added([e["basins_by_threshold"] for e in evaluations]),
         "outcomes": _added([e["outcomes"] for e in evaluations]),
         "wrong_same_energy": _mean([e["wrong_same_energy"] for e in evaluations]),
-        **_displacements(evaluations),
+        **_displacements(evaluations, anew=protocol.data.anew),
         "updates": training[0]["updates"] if training else None,
         "skipped_updates": sum(t["skipped_updates"] for t in training) if training else None,
         "saved_bytes": _largest([t.get("saved_bytes") for t in training]),
@@ -174,14 +180,14 @@ def _arm(
     return told | (_beside_base(plan.name, arms) if plan.name != BASE else {})
 
 
-def _displacements(evaluations: Sequence[Record]) -> Record:
-    """Return ΔQ: means over seeds of each structure and of the summaries; None where a seed has none."""
+def _displacements(evaluations: Sequence[Record], *, anew: bool) -> Record:
+    """Return ΔQ of each structure, a mean over the seeds that share it, and summaries; None where a seed has none."""
     by_pair = [[pair["dq"] for pair in evaluation["pairs"]] for evaluation in evaluations]
     return {
         "dq_mean": _mean([e["dq_mean"] for e in evaluations]),
         "dq_median": _mean([e["dq_median"] for e in evaluations]),
         "dq_missing": sum(e["dq_missing"] for e in evaluations),
-        "dq": [_mean(list(values)) for values in zip(*by_pair, strict=True)],
+        "dq": list(chain(*by_pair)) if anew else [_mean(list(values)) for values in zip(*by_pair, strict=True)],
     }
 
 

@@ -16,6 +16,7 @@ taken within seeds. Each claim is judged at its own 5 %: nothing corrects for th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -176,10 +177,12 @@ def compare(first: Mapping[int, Measured], second: Mapping[int, Measured], metri
     over_seeds = _settled(mean_over_seeds(found), metric)
     if metric in PER_STRUCTURE:
         marks = [(first[seed].marks(metric), second[seed].marks(metric)) for seed in seeds]
-        ids = marks[0][0]
-        gained = [sum(int(a[name]) - int(b[name]) for a, b in marks) for name in ids]
-        pooled = mcnemar([a[name] for a, _ in marks for name in ids], [b[name] for _, b in marks for name in ids])
-        return Difference(over_seeds, p=sign_flip(gained), p_pooled=pooled.p)
+        gained: Counter[str] = Counter()
+        for a, b in marks:  # seeds that share a structure stay together; those with draws of their own share none
+            for name in a:
+                gained[name] += int(a[name]) - int(b[name])
+        pooled = mcnemar([right for a, _ in marks for right in a.values()], [b[name] for a, b in marks for name in a])
+        return Difference(over_seeds, p=sign_flip(list(gained.values())), p_pooled=pooled.p)
     return Difference(over_seeds)
 
 

@@ -109,6 +109,7 @@ class StudyResults(run.Results):
     arms: tuple[StudyArm, ...]
     probe: Probed | None = None
     same_start: bool = True
+    anew: bool = False
 
 
 def read_study(folder: str | Path) -> StudyResults:
@@ -152,7 +153,9 @@ def notes(results: StudyResults) -> list[str]:
         f"{claims} claims were registered on {results.registration.date} as {results.registration.hash}, before "
         "anything was run; each is judged at its own 5 %, nothing corrects for their number.",
         "A tie is no proof that two arms are alike: the interval says which difference stays possible.",
-        "Held-out structures are the same for all seeds, so a Wilson interval is that of so many structures.",
+        "Every seed has frames, pairs and held-out structures of its own, so intervals over seeds hold that chance too."
+        if results.anew
+        else "Held-out structures are the same for all seeds, so a Wilson interval is that of so many structures.",
         "Unconverged relaxations count as not right and stay in every denominator.",
     ]
     told += [f"{fault.arm} of seed {fault.seed} failed: {fault.reason}." for fault in results.complete.failed]
