@@ -34,9 +34,9 @@ def invented(wrong: Measurement | None = None, forces: Measurement | None = None
     return RegimeMap(
         coordinates=coordinates,
         decisions=(
-            Decision("a", LATER, 3.0, "wrong"),
-            Decision("b", LATER, LATER, "wrong"),
-            Decision("c", None, None, "unconverged"),
+            Decision("a", LATER, 3.0, "wrong", True),
+            Decision("b", LATER, LATER, "wrong", False),
+            Decision("c", None, None, "unconverged", None),
         ),
         steps=75,
         rule="quench",

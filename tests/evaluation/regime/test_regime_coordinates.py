@@ -9,8 +9,9 @@ import pytest
 import torch
 from tests.evaluation.surfaces import PATH, Valleys, at, ended, pairs_at
 
-from thalweg.evaluation.basins import Verdict
+from thalweg.evaluation.basins import Quench, Verdict
 from thalweg.evaluation.regime.forces import forces_along, forces_at_starts, measure_forces
+from thalweg.evaluation.regime.holding import starts_that_hold
 from thalweg.evaluation.regime.landing import measure_landing
 from thalweg.evaluation.regime.valleys import (
     effective_number,
@@ -19,7 +20,9 @@ from thalweg.evaluation.regime.valleys import (
     valleys_of_parents,
 )
 from thalweg.evaluation.regime.walks import perturbed, walk
+from thalweg.evaluation.statistics import wilson_interval
 from thalweg.relaxation import LBFGS, Outcome, relax
+from thalweg.structures.pairs import Pairs
 
 PLACES = [0.3, -0.4, 1.3, -0.2, 0.6, 0.5, -1.2, 0.1, 0.2]
 
@@ -145,8 +148,8 @@ def test_perturbed_copies_leave_fixed_atoms_and_follow_the_ids():
 
 
 def test_failures_widen_the_share_that_lands_wrong_and_never_lower_it():
-    sure = measure_landing([Verdict.RIGHT] * 40, None, "quench").figure
-    failing = measure_landing([Verdict.RIGHT] * 20 + [Verdict.UNCONVERGED] * 20, None, "quench")
+    sure = measure_landing([Verdict.RIGHT] * 40, None, "quench", holds=[True] * 40).figure
+    failing = measure_landing([Verdict.RIGHT] * 20 + [Verdict.UNCONVERGED] * 20, None, "quench", holds=[True] * 40)
     assert sure is not None
     assert failing.figure is not None
     assert sure.interval == pytest.approx((0, 0.0876), abs=1e-4)
@@ -157,8 +160,39 @@ def test_failures_widen_the_share_that_lands_wrong_and_never_lower_it():
 
 
 def test_the_share_that_lands_wrong_is_counted_with_what_stands_beside_it():
-    found = measure_landing([Verdict.WRONG] * 30 + [Verdict.RIGHT] * 10, 6, "quench")
+    verdicts = [Verdict.WRONG] * 30 + [Verdict.RIGHT] * 10
+    found = measure_landing(verdicts, 6, "quench", holds=[True] * 40)
     assert found.figure is not None
     assert found.figure.value == 0.75
-    assert {f.name: f.value for f in found.beside} == {"right": 0.25, "wrong, of another energy": 0.6}
-    assert "floor lies elsewhere" in measure_landing([Verdict.WRONG], None, "distance").how
+    assert {f.name: f.value for f in found.beside} == {
+        "right": 0.25,
+        "wrong, held or not": 0.75,
+        "starts that hold": 1.0,
+        "wrong, of another energy": 0.6,
+    }
+    assert "floor lies elsewhere" in measure_landing([Verdict.WRONG], None, "distance", holds=None).how
+
+
+def test_a_wrong_end_of_a_start_whose_valley_is_chance_is_nothing_to_gain():
+    verdicts = [Verdict.WRONG] * 20 + [Verdict.UNCONVERGED] * 4 + [Verdict.RIGHT] * 16
+    found = measure_landing(verdicts, None, "quench", holds=[False] * 18 + [True] * 4 + [False] * 18)
+    assert found.figure is not None
+    assert found.figure.value == 2 / 40
+    assert found.figure.interval == pytest.approx((wilson_interval(2, 40)[0], wilson_interval(4, 40)[1]))
+    assert "20 of 40 starts" in found.how
+    assert "2 of them hold" in found.how
+    assert "2 more that did not converge" in found.how
+    assert measure_landing(verdicts, None, "distance", holds=None).figure.value == 0.5
+
+
+def test_a_start_on_the_ridge_does_not_hold_and_one_in_its_valley_does():
+    places = [0.8, 0.01, -0.8]
+    minima = [1.0, 1.0, -1.0]
+    told = {"copies": 8, "seed": 0}
+    pairs = Pairs(at(places), at(minima), parents=("a", "b", "c"))
+    for most in (4096, 1):
+        held = starts_that_hold(Valleys(0.0), pairs, PATH, Quench(), deviation=0.03, max_atoms=most, **told)
+        assert held == [True, False, True]
+    assert starts_that_hold(Valleys(0.0), pairs, PATH, Quench(), deviation=1e-6, **told) == [True] * 3
+    hasty = replace(PATH, steps=0, max_steps=0)
+    assert starts_that_hold(Valleys(0.0), pairs, hasty, Quench(), deviation=0.03, **told) == [False] * 3

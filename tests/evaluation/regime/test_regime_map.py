@@ -38,7 +38,10 @@ def wrong_base() -> RegimeMap:
 def test_a_base_that_lands_wrong_early_on_has_headroom_and_a_horizon(wrong_base):
     assert [c.answer for c in wrong_base.coordinates] == [Answer.YES] * 4
     assert wrong_base.headroom is Answer.YES
-    assert wrong_base.coordinates[2].measurement.figure.value == 1
+    landing, holding = wrong_base.coordinates[2].measurement, [d.holds for d in wrong_base.decisions]
+    assert landing.figure.value == sum(holding) / 16
+    assert not all(holding)  # the start nearest to the ridge
+    assert {f.name: f.value for f in landing.beside}["wrong, held or not"] == 1
     steps = sorted(d.departure for d in wrong_base.decisions)
     assert wrong_base.suggestion is not None
     assert wrong_base.suggestion.horizon == steps[7]  # half of 16

@@ -11,6 +11,7 @@ from thalweg.evaluation.regime.coordinate import Measurement
 from thalweg.evaluation.regime.decision import OnItself, OnReference, decision_steps, measure_decision, updates_of
 from thalweg.evaluation.regime.departure import InRightBasin, departure_steps, measure_departure
 from thalweg.evaluation.regime.forces import ForceRow, forces_along, forces_at_starts, measure_forces
+from thalweg.evaluation.regime.holding import starts_that_hold
 from thalweg.evaluation.regime.landing import measure_landing
 from thalweg.evaluation.regime.regime_map import Decision
 from thalweg.evaluation.regime.settings import MapSettings
@@ -36,6 +37,8 @@ class Row:
     """Update; infinity where later than the last, None where the path has no final basin."""
     departure: float | None
     """Update; infinity where later than the last, None where not looked for: without a reference, or landed right."""
+    holds: bool | None
+    """Whether the reference keeps its minimum where the start is moved a little; None without a reference."""
     forces: ForceRow | None
 
 
@@ -77,7 +80,8 @@ class Collected:
         """Return the coordinate 'base lands wrong'."""
         wrong = [row.energy_difference for row in self.rows if row.verdict is Verdict.WRONG]
         same = sum(abs(difference) < SAME_ENERGY for difference in wrong) if self.with_reference else None
-        return measure_landing([row.verdict for row in self.rows], same, self.rule)
+        holds = [bool(row.holds) for row in self.rows] if self.with_reference else None
+        return measure_landing([row.verdict for row in self.rows], same, self.rule, holds=holds)
 
     def shortness(self, settings: MapSettings) -> Measurement:
         """Return the coordinate 'short relaxation': departures with a reference, decisions without."""
@@ -107,7 +111,7 @@ class Collected:
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return when the valley of each pair was decided, for the record."""
-        return tuple(Decision(row.id, row.decision, row.departure, row.verdict.value) for row in self.rows)
+        return tuple(Decision(row.id, row.decision, row.departure, row.verdict.value, row.holds) for row in self.rows)
 
 
 def _by_copies(settings: MapSettings) -> str:
@@ -124,6 +128,7 @@ def _rows(walks: Walks, pairs: Pairs, rule: BasinRule, reference: Potential | No
     comparison = rule.compare(walks.ends, pairs.minima, reference=reference, energy_minimum=pairs.energy_minimum)
     verdicts = comparison.verdicts(rule.threshold)
     left: dict[int, float] = {}
+    holds: list[bool] | list[None] = [None] * len(pairs)
     if isinstance(rule, Quench) and reference is not None:
         grid = updates_of(steps)
         forces = forces_along(walks, in_double(reference), grid)
@@ -132,6 +137,16 @@ def _rows(walks: Walks, pairs: Pairs, rule: BasinRule, reference: Potential | No
         wrong = [k for k, verdict in enumerate(verdicts) if verdict is Verdict.WRONG]
         inside = InRightBasin(walks, reference, pairs.minima, rule, max_atoms=settings.max_atoms)
         left = departure_steps(wrong, grid, inside)
+        holds = starts_that_hold(
+            reference,
+            pairs,
+            walks.path,
+            rule,
+            copies=settings.holding_copies,
+            deviation=settings.holding_deviation,
+            seed=settings.seed,
+            max_atoms=settings.max_atoms,
+        )
     else:
         forces = forces_at_starts(walks.potential, pairs)
         alone = OnItself(
@@ -146,5 +161,6 @@ def _rows(walks: Walks, pairs: Pairs, rule: BasinRule, reference: Potential | No
         found = decision_steps(alone.judged, updates_of(steps, COARSE), alone, refine=False)
     difference = comparison.energy_difference.tolist()
     return [
-        Row(name, verdicts[k], difference[k], found.get(k), left.get(k), forces[k]) for k, name in enumerate(pairs.ids)
+        Row(name, verdicts[k], difference[k], found.get(k), left.get(k), holds[k], forces[k])
+        for k, name in enumerate(pairs.ids)
     ]

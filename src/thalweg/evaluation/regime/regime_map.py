@@ -12,7 +12,7 @@ from thalweg.evaluation.regime.coordinate import Answer, Coordinate
 from thalweg.evaluation.regime.horizon import Reach, Suggestion
 from thalweg.evaluation.regime.verdict import headroom
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the record."""
 
 
@@ -27,6 +27,8 @@ class Decision:
     """Update at which the right basin is left; infinity where later, None where it was not looked for."""
     verdict: str
     """Where it landed: a `Verdict` of the basin rule."""
+    holds: bool | None
+    """Whether the reference keeps its minimum where the start is moved a little; None without a reference."""
 
 
 @dataclass(frozen=True)
@@ -123,4 +125,4 @@ def _decision_record(decision: Decision) -> dict[str, Any]:
 
 def _decision(record: Mapping[str, Any]) -> Decision:
     step, departure = (math.inf if record[f"{key}_later_than_path"] else record[key] for key in ("step", "departure"))
-    return Decision(record["id"], step, departure, record["verdict"])
+    return Decision(record["id"], step, departure, record["verdict"], record["holds"])

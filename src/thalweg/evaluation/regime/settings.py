@@ -25,6 +25,10 @@ class MapSettings(Section):
     """Perturbed copies of each start."""
     valley_deviation: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """Standard deviation of their perturbation, Å: about what thermal motion at room temperature does."""
+    holding_copies: int = Field(default=4, ge=1)
+    """Copies of each start from which the reference must reach its minimum again for the start to hold."""
+    holding_deviation: float = Field(default=0.03, gt=0, allow_inf_nan=False)
+    """Standard deviation of their perturbation, Å: less than zero-point motion (0.05 Å a component in silicon)."""
     decision_copies: int = Field(default=10, ge=2)
     """Without a reference: perturbed copies of each X_t."""
     decision_deviation: float = Field(default=0.02, gt=0, allow_inf_nan=False)
