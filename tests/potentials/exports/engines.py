@@ -1,19 +1,23 @@
-"""What tests of other programs share: inputs, taken from docs/exports.md as a user reads them, structures, our answers."""
+"""What tests of other programs share: inputs taken from docs/exports.md as a user reads them, structures, our minimum."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 from ase import Atom, Atoms
 from ase.build import bulk
-from ase.io import read, write
 from numpy.typing import NDArray
-from tests.cli.terminal import thalweg
 from tests.potentials.exports.exported import ROOT
 
+from thalweg.potentials import build_potential
+from thalweg.potentials.contract import Potential
+from thalweg.relaxation.loop import Relaxation
+from thalweg.relaxation.outcome import Outcome
+from thalweg.relaxation.path import Path
+from thalweg.relaxation.update import Descent
 from thalweg.seeds import numpy_stream
+from thalweg.structures.batch import Structures
 
 
 def recipe(first: str) -> str:
@@ -46,20 +50,24 @@ def interstitial() -> Atoms:
     return tilted(atoms, 0.03)
 
 
-def our_minimum(model: str, atoms: Atoms, folder: Path) -> Atoms:
-    """Return where `thalweg relax` ends, at 1e-5 eV/Å; its energy, eV, is `info["potential_energy"]`."""
-    write(folder / "ours.extxyz", atoms)
-    done = thalweg("relax", model, folder / "ours.extxyz", "--out", folder / "relaxed.extxyz", "fmax=1e-5")
-    assert "1 converged" in done.out, done
-    return read(folder / "relaxed.extxyz")
+def small_painn() -> Potential:
+    """Return a potential of two layers with fresh parameters, in float64."""
+    return build_potential("painn", {"species": [14], "cutoff": 4.2, "channels": 8, "layers": 2}).double()
 
 
-def apart(others: Atoms, positions: NDArray[np.float64]) -> float:
-    """Return how far positions are from those of a structure at most, Å, up to periodic images and a translation.
+def our_minimum(potential: Potential, atoms: Atoms) -> Relaxation:
+    """Return where the path of `thalweg relax` ends, at 1e-5 eV/Å."""
+    found = Path(Descent(0.025), fmax=1e-5).run(potential, Structures.from_atoms(atoms))
+    assert found.outcomes == (Outcome.CONVERGED,), found.outcomes
+    return found
+
+
+def apart(atoms: Atoms, positions: NDArray[np.float64]) -> float:
+    """Return how far positions are from those of atoms at most, Å, up to periodic images and a translation.
 
     A translation costs nothing and is not compared: a step that is cut short atom by atom moves the whole.
     """
-    cell = others.cell.array
-    moved = positions - others.positions
+    cell = atoms.cell.array
+    moved = positions - atoms.positions
     moved -= np.round(moved @ np.linalg.inv(cell)) @ cell
     return float(np.abs(moved - moved.mean(axis=0)).max())

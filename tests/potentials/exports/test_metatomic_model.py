@@ -182,7 +182,7 @@ def test_interaction_range_is_how_far_an_atoms_energy_reaches(potential: Potenti
 
 
 def energies_of_a_chain(
-    folder: Path, kind: str, selected: list[int] | None = None
+    folder: Path, kind: str, selected: list[int] | None = None, sample_kind: str = "atom"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the energies per atom of a chain of atoms 3 Å apart, and its positions, which they are a function of."""
     from metatensor.torch import Labels
@@ -197,7 +197,9 @@ def energies_of_a_chain(
     edges = find_edges(chain, 4.2)
     chosen = None if selected is None else Labels(["system", "atom"], torch.tensor([[0, k] for k in selected]))
     options = ModelEvaluationOptions(
-        length_unit="Angstrom", outputs={"energy": ModelOutput(unit="eV", sample_kind="atom")}, selected_atoms=chosen
+        length_unit="Angstrom",
+        outputs={"energy": ModelOutput(unit="eV", sample_kind=sample_kind)},
+        selected_atoms=chosen,
     )
     found = model(systems_of(model, chain.with_positions(x), edges), options, check_consistency=True)
     return found["energy"].block().values[:, 0], x
@@ -222,6 +224,16 @@ def test_selected_atoms_have_their_own_energies_and_no_others(folder: Path) -> N
     assert bool((torch.autograd.grad(some.sum(), x)[0][8:] == 0).all())
     with pytest.raises(ValueError, match="only globally"):
         energies_of_a_chain(folder, "torch", [1])
+
+
+@needs_metatomic
+def test_without_energies_of_atoms_all_may_be_selected_and_no_fewer(folder: Path) -> None:
+    """LAMMPS in one process selects every atom."""
+    wanted, _ = energies_of_a_chain(folder, "torch", None, "system")
+    found, _ = energies_of_a_chain(folder, "torch", [8, 1, 2, 3, 4, 5, 6, 7, 0], "system")
+    assert float(found) == float(wanted)
+    with pytest.raises(torch.jit.Error, match="no energies per atom"):
+        energies_of_a_chain(folder, "torch", [0, 1, 2, 3, 4, 5, 6, 7], "system")
 
 
 @pytest.mark.parametrize(
