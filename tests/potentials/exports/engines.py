@@ -1,4 +1,4 @@
-"""What tests of other programs share: inputs taken from docs/exports.md as a user reads them, structures, our minimum."""
+"""What tests of other programs share: inputs from docs/exports.md as a user reads them, structures, our minimum."""
 
 from __future__ import annotations
 

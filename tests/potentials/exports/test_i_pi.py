@@ -68,7 +68,7 @@ def ran(
 def verlet(
     potential: Potential, atoms: Atoms, velocities: NDArray[np.float64], steps: int, *, inconsistency: float = 0.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return total energies, eV, and last positions, Å, of our own Verlet steps of 1 fs, with forces too large on demand."""
+    """Return total energies, eV, and last positions, Å, of our own Verlet steps of 1 fs, forces too large if told."""
 
     def answer() -> tuple[float, NDArray[np.float64]]:
         found = potential(Structures.from_atoms(atoms))
