@@ -90,6 +90,12 @@ def test_a_metatomic_file_is_written_and_goes_out_again(tmp_path: Path) -> None:
     file, again = tmp_path / "model.pt", tmp_path / "again.pt"
     for model, out in (("second-moment:Ti", file), (f"metatomic:{file}", again)):
         written = started("export", model, "--to", "metatomic", "--out", out)
-        assert written.communicate() == (f"wrote {out}\n", "")
-        assert written.returncode == 0
+        told, complaints = written.communicate()
+        assert (written.returncode, complaints) == (0, "")
+        assert told.splitlines()[:3] == [
+            f"wrote {out}",
+            f"LAMMPS: pair_style metatomic {out} device cpu",
+            "        pair_coeff * * 22  (the atomic number of each atom type)",
+        ]
+        assert f"template: start.extxyz, model: {out} " in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pt", "model.pt"]

@@ -33,8 +33,13 @@ def export(
         from thalweg.potentials.exports.metatomic_model import write_metatomic
 
         refuse_existing(out, overwrite)
-        write_metatomic(out, open_model(model), overwrite=overwrite)
+        potential = open_model(model)
+        write_metatomic(out, potential, overwrite=overwrite)
         say(f"wrote {out}")
+        say(f"LAMMPS: pair_style metatomic {out} device cpu")
+        say(f"        pair_coeff * * {' '.join(map(str, potential.species))}  (the atomic number of each atom type)")
+        say(f"i-PI:   <pes> metatomic </pes> <parameters> {{ template: start.extxyz, model: {out} }} </parameters>")
+        say("whole inputs for both: docs/exports.md")
         return
     if out is not None:
         raise OutputError(f"{to} opens the model as it is, nothing is written to {out}: leave out --out")

@@ -26,7 +26,7 @@ needs_metatomic = pytest.mark.skipif(
     reason="metatomic is not installed: pip install 'thalweg[metatomic]' runs this test",
 )
 
-_WRITE = """
+WRITE = """
 import sys
 from pathlib import Path
 from thalweg.errors import ThalwegError
@@ -58,7 +58,7 @@ def export(folder: Path, potentials: dict[str, Potential]) -> str:
     """Write every potential to `NAME.safetensors` and `NAME.pt` in a folder; return what was refused, a line each."""
     for name, potential in potentials.items():
         save_potential(folder / f"{name}.safetensors", potential)
-    return run(_WRITE, folder)
+    return run(WRITE, folder)
 
 
 @cache

@@ -19,12 +19,13 @@ from ase.io import read, write
 from numpy.typing import NDArray
 from tests.contracts.broken_potentials import Numbered, Wrapping
 from tests.contracts.test_potentials import fresh
-from tests.potentials.exports.exported import export, needs_metatomic, run
+from tests.potentials.exports.exported import WRITE, needs_metatomic, run
 
 from thalweg.errors import PotentialError
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.exports.metatomic_model import check_file, write_metatomic
 from thalweg.potentials.exports.metatomic_trace import interaction_range, require_usable
+from thalweg.potentials.files import save_potential
 from thalweg.potentials.opening import open_potential
 from thalweg.potentials.second_moment import SecondMoment
 from thalweg.potentials.stillinger_weber import StillingerWeber
@@ -48,10 +49,20 @@ AGREEMENT = {"float64": 1e-12, "float32": 60 * 2.0**-23}
 of the about 60 neighbours over which sums run in another order there."""
 
 _ASK = """
-import json, sys, torch, numpy as np
+import json, os, sys, torch, numpy as np
 from ase.io import read
 from metatomic_ase import MetatomicCalculator
 
+child = os.fork()  # which imports this package and writes the files; both share the imports above
+if child == 0:
+    status = 1
+    try:
+        exec(sys.argv[3])
+        sys.stdout.flush()
+        status = 0
+    finally:
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
 folder, answers = sys.argv[1], {}
 for case in json.loads(sys.argv[2]):
     calculator = MetatomicCalculator(f"{folder}/{case}.pt", device="cpu", check_consistency=True)
@@ -106,21 +117,21 @@ def make():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the files of all cases are."""
+    """Where the files of all cases are, and what a process that does not import this package got from them."""
     folder = tmp_path_factory.mktemp("exports")
     (folder / "counted.py").write_text(_COUNTED)
     counted = open_potential(f"torch:{folder}/counted.py:make?species=Si&cutoff=4.2")
-    refused = export(folder, {**{case: potential_of(case) for case in CASES}, "counted": counted})
-    (folder / "refused.txt").write_text(refused)
+    for name, potential in {**{case: potential_of(case) for case in CASES}, "counted": counted}.items():
+        save_potential(folder / f"{name}.safetensors", potential)
+    for case in CASES:
+        write(folder / f"{case}.extxyz", frames(case), format="extxyz", columns=["symbols", "positions"])
+    (folder / "refused.txt").write_text(run(_ASK, folder, json.dumps(CASES), WRITE))
     return folder
 
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> dict[str, Any]:
-    """What a fresh process, in which this package is never imported, gets from the files of all cases."""
-    for case in CASES:
-        write(folder / f"{case}.extxyz", frames(case), format="extxyz", columns=["symbols", "positions"])
-    run(_ASK, folder, json.dumps(CASES))
+    """What that process got."""
     return dict(np.load(folder / "answers.npz"))
 
 
@@ -182,9 +193,9 @@ def test_interaction_range_is_how_far_an_atoms_energy_reaches(potential: Potenti
 
 
 def energies_of_a_chain(
-    folder: Path, kind: str, selected: list[int] | None = None
+    folder: Path, kind: str, selected: list[int] | None = None, sample_kind: str = "atom"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the energies per atom of a chain of atoms 3 Å apart, and its positions, which they are a function of."""
+    """Return energies of a chain of atoms 3 Å apart, per atom or in all, and its positions, to differentiate by."""
     from metatensor.torch import Labels
     from metatomic.torch import ModelEvaluationOptions, ModelOutput, load_atomistic_model
 
@@ -197,7 +208,9 @@ def energies_of_a_chain(
     edges = find_edges(chain, 4.2)
     chosen = None if selected is None else Labels(["system", "atom"], torch.tensor([[0, k] for k in selected]))
     options = ModelEvaluationOptions(
-        length_unit="Angstrom", outputs={"energy": ModelOutput(unit="eV", sample_kind="atom")}, selected_atoms=chosen
+        length_unit="Angstrom",
+        outputs={"energy": ModelOutput(unit="eV", sample_kind=sample_kind)},
+        selected_atoms=chosen,
     )
     found = model(systems_of(model, chain.with_positions(x), edges), options, check_consistency=True)
     return found["energy"].block().values[:, 0], x
@@ -222,6 +235,16 @@ def test_selected_atoms_have_their_own_energies_and_no_others(folder: Path) -> N
     assert bool((torch.autograd.grad(some.sum(), x)[0][8:] == 0).all())
     with pytest.raises(ValueError, match="only globally"):
         energies_of_a_chain(folder, "torch", [1])
+
+
+@needs_metatomic
+def test_without_energies_of_atoms_all_may_be_selected_and_no_fewer(folder: Path) -> None:
+    """LAMMPS in one process selects every atom."""
+    wanted, _ = energies_of_a_chain(folder, "torch", None, "system")
+    found, _ = energies_of_a_chain(folder, "torch", [8, 1, 2, 3, 4, 5, 6, 7, 0], "system")
+    assert float(found.detach()) == float(wanted.detach())
+    with pytest.raises(torch.jit.Error, match="no energies per atom"):
+        energies_of_a_chain(folder, "torch", [0, 1, 2, 3, 4, 5, 6, 7], "system")
 
 
 @pytest.mark.parametrize(

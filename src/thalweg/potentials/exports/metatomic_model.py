@@ -169,7 +169,11 @@ def _module(potential: ConservativePotential, dtype: torch.dtype) -> nn.Module:
         ) -> Dict[str, TensorMap]:  # noqa: UP006
             """Return the energy of systems or of atoms in them; see metatomic's ModelInterface."""
             if selected_atoms is not None and not self.local:
-                raise ValueError("this model has no energies per atom: give it whole systems, in one process")
+                atoms_given = 0
+                for system in torch.jit.annotate(List[System], systems):  # noqa: UP006
+                    atoms_given += system.positions.shape[0]
+                if selected_atoms.values.shape[0] != atoms_given:  # LAMMPS in one process selects every atom
+                    raise ValueError("this model has no energies per atom: give it whole systems, in one process")
             outputs = torch.jit.annotate(Dict[str, ModelOutput], outputs)  # noqa: UP006
             energies: List[Tensor] = []  # noqa: UP006
             atoms: List[Tensor] = []  # noqa: UP006
