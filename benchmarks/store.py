@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from thalweg.training.settings import StoreTrainSettings
 
 RESULTS = Path(__file__).parent / "results" / "store.json"
 PART = 1000
+SEEDS = {"sizes": 1, "frames": 2}
 BATCH = 32
 VERDICT = {True: "met", False: "missed", None: ""}
 ELEMENTS = (1, 3, 6, 8, 11, 13, 14, 22, 26, 29, 38, 47, 56, 74, 82)
@@ -64,13 +66,13 @@ class Row:
 
 def sizes(count: int) -> np.ndarray:
     """Return numbers of atoms: log-normal, 1 to 160, mean about 20."""
-    drawn = np.exp(numpy_stream(1, "store benchmark sizes").normal(2.72, 0.75, count))
+    drawn = np.exp(numpy_stream(SEEDS["sizes"], "store benchmark sizes").normal(2.72, 0.75, count))
     return np.clip(np.rint(drawn), 1, 160).astype(int)
 
 
 def make(first: int, counts: np.ndarray) -> Frames:
     """Return frames on a distorted lattice, one parent to four frames, with made-up labels of the usual lengths."""
-    stream, total, frames = numpy_stream(2, "store benchmark", first), int(counts.sum()), len(counts)
+    stream, total, frames = numpy_stream(SEEDS["frames"], "store benchmark", first), int(counts.sum()), len(counts)
     edge = np.ceil(np.cbrt(counts)).astype(int)
     sites = np.concatenate([2.6 * np.argwhere(np.ones((e, e, e)))[:n] for e, n in zip(edge, counts, strict=True)])
     stress = 0.01 * stream.standard_normal((frames, 3, 3))
@@ -87,6 +89,26 @@ def make(first: int, counts: np.ndarray) -> Frames:
     parents = tuple(f"parent-{(first + k) // 4:07d}" for k in range(frames))
     forces = torch.tensor(stream.standard_normal((total, 3)))
     return Frames(structures, torch.tensor(energy), forces, parents, torch.tensor(stress + stress.transpose(0, 2, 1)))
+
+
+def made(folder: Path, counts: np.ndarray) -> dict[str, int]:
+    """Write the frames into the folder unless it holds these very frames already; return the bytes of each layout.
+
+    `made.json` appears last and says what was made, so a folder that a kill left half written is begun anew.
+    """
+    done, key = folder / "made.json", {"frames": len(counts), "atoms": int(counts.sum()), "seeds": SEEDS}
+    if done.exists():
+        told = json.loads(done.read_text())
+        if told["key"] != key:
+            raise SystemExit(f"{folder} holds {told['key']}, wanted is {key}: give another --folder")
+        return told["bytes"]
+    for name in ("store-float32", "store-float64", "store-float32.part", "store-float64.part"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("extxyz", "db", "aselmdb", "aselmdb-lock"):
+        (folder / f"frames.{name}").unlink(missing_ok=True)
+    sizes_of = write(folder, counts)
+    done.write_text(json.dumps({"key": key, "bytes": sizes_of}))
+    return sizes_of
 
 
 def write(folder: Path, counts: np.ndarray) -> dict[str, int]:
@@ -269,9 +291,7 @@ def main() -> None:
         folder = told.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         counts = sizes(told.count)
-        made = folder / "bytes.json"
-        if not made.exists():
-            made.write_text(json.dumps(write(folder, counts)))
+        size = made(folder, counts)
         load = os.getloadavg()
         small = small_store(folder)
         with ExitStack() as stack:
@@ -280,7 +300,7 @@ def main() -> None:
             "count": told.count,
             "atoms": int(counts.sum()),
             "largest": int(counts.max()),
-            "bytes": json.loads(made.read_text()),
+            "bytes": size,
             "reads": reads,
             "opening": {"whole": opening(folder / "store-float32", small), "small": opening(small, small)},
             "waiting": {kept: waiting(folder, kept, told.updates) for kept in ("auto", "false")},
