@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ def lmdb_bytes(file: Path) -> int:
     return file.stat().st_blocks * 512
 
 
-def timed(readers: dict[str, Callable[[np.ndarray], Any]], total: int, reads: int, repeats: int) -> dict[str, Clock]:
+def timed(readers: dict[str, Callable[[np.ndarray], None]], total: int, reads: int, repeats: int) -> dict[str, Clock]:
     """Return the median CPU and wall seconds a frame; every repetition reads other frames, the same by each reader."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     for repeat in range(repeats + 1):
@@ -161,7 +161,7 @@ def timed(readers: dict[str, Callable[[np.ndarray], Any]], total: int, reads: in
     }
 
 
-def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], Any]]:
+def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], None]]:
     """Return what reads frames of a set of places, each into what its users work on: Frames or Atoms.
 
     Held open, as a context manager, a database is spared a connection or transaction a read; ASE's way without one is
@@ -172,17 +172,26 @@ def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], 
     sqlite = stack.enter_context(connect(folder / "frames.db"))
     lmdb = stack.enter_context(connect(folder / "frames.aselmdb", type="aselmdb", readonly=True))
 
-    def batches(store: Store) -> Callable[[np.ndarray], Any]:
-        return lambda chosen: [store.select(chosen[k : k + BATCH]) for k in range(0, len(chosen), BATCH)]
+    def batches(store: Store) -> Callable[[np.ndarray], None]:
+        return lambda chosen: each(store.select, np.split(chosen, range(BATCH, len(chosen), BATCH)))
+
+    def rows(database: Any) -> Callable[[np.ndarray], None]:
+        return lambda chosen: each(lambda k: database.get_atoms(id=k + 1), chosen.tolist())
 
     return {
         f"store, mapped, batches of {BATCH}": batches(mapped),
         f"store, in memory, batches of {BATCH}": batches(loaded),
-        "store, mapped, one by one": lambda chosen: [mapped[int(k)] for k in chosen],
-        "ASE SQLite, as connect gives it": lambda chosen: [plain.get_atoms(id=int(k) + 1) for k in chosen],
-        "ASE SQLite, held open": lambda chosen: [sqlite.get_atoms(id=int(k) + 1) for k in chosen],
-        "aselmdb, held open": lambda chosen: [lmdb.get_atoms(id=int(k) + 1) for k in chosen],
+        "store, mapped, one by one": lambda chosen: each(mapped.__getitem__, chosen.tolist()),
+        "ASE SQLite, as connect gives it": rows(plain),
+        "ASE SQLite, held open": rows(sqlite),
+        "aselmdb, held open": rows(lmdb),
     }
+
+
+def each(read: Callable[[Any], object], places: Sequence[Any]) -> None:
+    """Read one place after the other and drop what was read, as training does."""
+    for place in places:
+        read(place)
 
 
 OPENING = """

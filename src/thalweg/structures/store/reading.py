@@ -188,16 +188,19 @@ class Store:
         bounds, text = self.arrays[offsets], self.arrays[name].data
         try:
             if isinstance(places, int):
-                ends = [(bounds.item(places), bounds.item(places + 1))]
+                first, last = [bounds.item(places)], [bounds.item(places + 1)]
             else:
-                ends = list(zip(bounds.take(places).tolist(), bounds.take(places + 1).tolist(), strict=True))
+                begin = bounds.take(places)
+                first, last = begin.tolist(), bounds.take(places + 1).tolist()
+                if len(text):  # one gather waits for memory side by side, where decoding waits name after name
+                    self.arrays[name].take(begin, mode="clip")
         except IndexError:  # frames were checked; the number of a parent comes from the disk
             raise StructureError(
                 f"{array_file(self.path, 'parents')}: a parent that has no name: damaged; convert again"
             ) from None
-        size = len(text)
-        names = tuple([str(text[a:b], "utf-8", "replace") for a, b in ends if 0 <= a <= b <= size])
-        if len(names) < len(ends):
+        size, pairs = len(text), zip(first, last, strict=True)
+        names = tuple([str(text[a:b], "utf-8", "replace") for a, b in pairs if 0 <= a <= b <= size])
+        if len(names) < len(first):
             raise _unordered(self.path, offsets)
         return names
 
