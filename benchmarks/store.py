@@ -16,12 +16,13 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ from thalweg.training.settings import StoreTrainSettings
 
 RESULTS = Path(__file__).parent / "results" / "store.json"
 PART = 1000
+SEEDS = {"sizes": 1, "frames": 2}
 BATCH = 32
 VERDICT = {True: "met", False: "missed", None: ""}
 ELEMENTS = (1, 3, 6, 8, 11, 13, 14, 22, 26, 29, 38, 47, 56, 74, 82)
@@ -64,13 +66,13 @@ class Row:
 
 def sizes(count: int) -> np.ndarray:
     """Return numbers of atoms: log-normal, 1 to 160, mean about 20."""
-    drawn = np.exp(numpy_stream(1, "store benchmark sizes").normal(2.72, 0.75, count))
+    drawn = np.exp(numpy_stream(SEEDS["sizes"], "store benchmark sizes").normal(2.72, 0.75, count))
     return np.clip(np.rint(drawn), 1, 160).astype(int)
 
 
 def make(first: int, counts: np.ndarray) -> Frames:
     """Return frames on a distorted lattice, one parent to four frames, with made-up labels of the usual lengths."""
-    stream, total, frames = numpy_stream(2, "store benchmark", first), int(counts.sum()), len(counts)
+    stream, total, frames = numpy_stream(SEEDS["frames"], "store benchmark", first), int(counts.sum()), len(counts)
     edge = np.ceil(np.cbrt(counts)).astype(int)
     sites = np.concatenate([2.6 * np.argwhere(np.ones((e, e, e)))[:n] for e, n in zip(edge, counts, strict=True)])
     stress = 0.01 * stream.standard_normal((frames, 3, 3))
@@ -87,6 +89,26 @@ def make(first: int, counts: np.ndarray) -> Frames:
     parents = tuple(f"parent-{(first + k) // 4:07d}" for k in range(frames))
     forces = torch.tensor(stream.standard_normal((total, 3)))
     return Frames(structures, torch.tensor(energy), forces, parents, torch.tensor(stress + stress.transpose(0, 2, 1)))
+
+
+def made(folder: Path, counts: np.ndarray) -> dict[str, int]:
+    """Write the frames into the folder unless it holds these very frames already; return the bytes of each layout.
+
+    `made.json` appears last and says what was made, so a folder that a kill left half written is begun anew.
+    """
+    done, key = folder / "made.json", {"frames": len(counts), "atoms": int(counts.sum()), "seeds": SEEDS}
+    if done.exists():
+        told = json.loads(done.read_text())
+        if told["key"] != key:
+            raise SystemExit(f"{folder} holds {told['key']}, wanted is {key}: give another --folder")
+        return told["bytes"]
+    for name in ("store-float32", "store-float64", "store-float32.part", "store-float64.part"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("extxyz", "db", "aselmdb", "aselmdb-lock"):
+        (folder / f"frames.{name}").unlink(missing_ok=True)
+    sizes_of = write(folder, counts)
+    done.write_text(json.dumps({"key": key, "bytes": sizes_of}))
+    return sizes_of
 
 
 def write(folder: Path, counts: np.ndarray) -> dict[str, int]:
@@ -124,12 +146,17 @@ def lmdb_bytes(file: Path) -> int:
     return file.stat().st_blocks * 512
 
 
-def timed(readers: dict[str, Callable[[np.ndarray], Any]], total: int, reads: int, repeats: int) -> dict[str, Clock]:
-    """Return the median CPU and wall seconds a frame; every repetition reads other frames, the same by each reader."""
+def timed(readers: dict[str, Callable[[np.ndarray], None]], total: int, reads: int, repeats: int) -> dict[str, Clock]:
+    """Return the median CPU and wall seconds a frame; every repetition reads other frames, the same by each reader.
+
+    Readers take turns at beginning, because whoever reads after a slow one finds nothing in the processor's caches.
+    """
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     for repeat in range(repeats + 1):
         chosen = numpy_stream(3, "store benchmark reads", repeat).integers(0, total, reads)
-        for name, read in readers.items():
+        turn = repeat % len(readers)
+        order = list(readers.items())
+        for name, read in order[turn:] + order[:turn]:
             wall, cpu = time.perf_counter(), time.process_time()
             read(chosen)
             spent[name].append(((time.process_time() - cpu) / reads, (time.perf_counter() - wall) / reads))
@@ -139,7 +166,7 @@ def timed(readers: dict[str, Callable[[np.ndarray], Any]], total: int, reads: in
     }
 
 
-def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], Any]]:
+def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], None]]:
     """Return what reads frames of a set of places, each into what its users work on: Frames or Atoms.
 
     Held open, as a context manager, a database is spared a connection or transaction a read; ASE's way without one is
@@ -150,17 +177,26 @@ def readers(folder: Path, stack: ExitStack) -> dict[str, Callable[[np.ndarray], 
     sqlite = stack.enter_context(connect(folder / "frames.db"))
     lmdb = stack.enter_context(connect(folder / "frames.aselmdb", type="aselmdb", readonly=True))
 
-    def batches(store: Store) -> Callable[[np.ndarray], Any]:
-        return lambda chosen: [store.select(chosen[k : k + BATCH]) for k in range(0, len(chosen), BATCH)]
+    def batches(store: Store) -> Callable[[np.ndarray], None]:
+        return lambda chosen: each(store.select, np.split(chosen, range(BATCH, len(chosen), BATCH)))
+
+    def rows(database: Any) -> Callable[[np.ndarray], None]:
+        return lambda chosen: each(lambda k: database.get_atoms(id=k + 1), chosen.tolist())
 
     return {
         f"store, mapped, batches of {BATCH}": batches(mapped),
         f"store, in memory, batches of {BATCH}": batches(loaded),
-        "store, mapped, one by one": lambda chosen: [mapped[int(k)] for k in chosen],
-        "ASE SQLite, as connect gives it": lambda chosen: [plain.get_atoms(id=int(k) + 1) for k in chosen],
-        "ASE SQLite, held open": lambda chosen: [sqlite.get_atoms(id=int(k) + 1) for k in chosen],
-        "aselmdb, held open": lambda chosen: [lmdb.get_atoms(id=int(k) + 1) for k in chosen],
+        "store, mapped, one by one": lambda chosen: each(mapped.__getitem__, chosen.tolist()),
+        "ASE SQLite, as connect gives it": rows(plain),
+        "ASE SQLite, held open": rows(sqlite),
+        "aselmdb, held open": rows(lmdb),
     }
+
+
+def each(read: Callable[[Any], object], places: Sequence[Any]) -> None:
+    """Read one place after the other and drop what was read, as training does."""
+    for place in places:
+        read(place)
 
 
 OPENING = """
@@ -219,14 +255,15 @@ def small_store(folder: Path) -> Path:
 def judge(measured: dict[str, Any]) -> list[Row]:
     """Return the table."""
     reads, size = measured["reads"], measured["bytes"]
-    batch, single = reads[f"store, mapped, batches of {BATCH}"]["cpu"], reads["store, mapped, one by one"]["cpu"]
+    ways = (f"mapped, batches of {BATCH}", f"in memory, batches of {BATCH}", "mapped, one by one")
     rows = []
     for name, factor in (
         ("ASE SQLite, as connect gives it", 50),
         ("ASE SQLite, held open", 50),
         ("aselmdb, held open", 10),
     ):
-        for how, ours in ((f"batches of {BATCH}", batch), ("one by one", single)):
+        for how in ways:
+            ours = reads[f"store, {how}"]["cpu"]
             ratio = reads[name]["cpu"] / ours
             note = f"{reads[name]['cpu'] * 1e6:.0f} µs against {ours * 1e6:.1f} µs a frame"
             rows.append(Row(f"random reads, {name} / store, {how}", ratio, f">= {factor}", ratio >= factor, note))
@@ -259,7 +296,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="kept and used again; a temporary one otherwise")
     parser.add_argument("--reads", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--updates", type=int, default=60)
     told = parser.parse_args()
     if importlib.util.find_spec("ase_db_backends") is None:
@@ -269,9 +306,7 @@ def main() -> None:
         folder = told.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         counts = sizes(told.count)
-        made = folder / "bytes.json"
-        if not made.exists():
-            made.write_text(json.dumps(write(folder, counts)))
+        size = made(folder, counts)
         load = os.getloadavg()
         small = small_store(folder)
         with ExitStack() as stack:
@@ -280,7 +315,7 @@ def main() -> None:
             "count": told.count,
             "atoms": int(counts.sum()),
             "largest": int(counts.max()),
-            "bytes": json.loads(made.read_text()),
+            "bytes": size,
             "reads": reads,
             "opening": {"whole": opening(folder / "store-float32", small), "small": opening(small, small)},
             "waiting": {kept: waiting(folder, kept, told.updates) for kept in ("auto", "false")},

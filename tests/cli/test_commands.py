@@ -98,6 +98,11 @@ def test_tune_replays_frames(inputs: Inputs, tmp_path: Path) -> None:
     works(*command, "--replay", inputs.frames, "replay={share: 0.5, batch: 2}")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["replay_frames"], results["replay_weight"] > 0) == (4, True)
+    works("data", "convert", inputs.frames, tmp_path / "store")
+    stored = ("tune", inputs.model, inputs.pairs, f"out={tmp_path / 'stored'}", *SHORT)
+    works(*stored, "--replay", tmp_path / "store", "replay={share: 0.5, batch: 2}")
+    assert json.loads((tmp_path / "stored" / "results.json").read_text())["replay_frames"] == 4
+    complaint(thalweg(*stored, "--replay", tmp_path, "replay.share=0.5"), "no index.json, so this is no store")
     none = "replay.share is 0.5, but there are no frames to replay: give labelled frames (--replay FILE)"
     complaint(thalweg(*command, "replay.share=0.5"), none)
     complaint(thalweg(*command, "--replay", inputs.frames), "replay.share is 0 and replay.weight null")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from tests.training import problems
 from thalweg.errors import PotentialError, SettingsError, StructureError
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import load_potential
-from thalweg.structures.extended_xyz import read_frames
+from thalweg.structures.extended_xyz import read_frames, write_frames
 from thalweg.structures.pairs import Frames, Pairs
+from thalweg.structures.store import convert
 from thalweg.training.objective import objective
 from thalweg.training.processes import Processes, Report
 from thalweg.training.run import RunResult
 from thalweg.training.run_folder import Identity
 from thalweg.training.settings import TuneSettings
+from thalweg.training.stored import whole_set
 from thalweg.training.tuning import TuneJob, _Tuning, tune
 
 SHARE = "replay={share: 0.4, batch: 3}"
@@ -89,6 +92,42 @@ def test_the_weight_gives_replay_its_share_of_the_first_gradient_and_is_kept(
     for line in told:
         assert line["replay_loss"] == pytest.approx(line["replay_energy_loss"] + line["replay_force_loss"], rel=1e-12)
         assert line["replay_loss"] > 0
+
+
+def test_frames_of_a_store_are_replayed_as_those_of_a_file_are_bit_for_bit(
+    tmp_path: Path, whole: RunResult, data: tuple[Pairs, Pairs], frames: Frames
+) -> None:
+    write_frames(tmp_path / "frames.extxyz", frames)
+    convert(tmp_path / "frames.extxyz", tmp_path / "store", dtype="float64")
+    told = problems.settings(tmp_path / "run", SHARE)
+    stored = tune(told, problems.base(), *data, replay=whole_set(tmp_path / "store"))
+    ours, theirs = (
+        [{k: v for k, v in line.items() if k not in ("seconds", "peak_bytes")} for line in lines(result)[1:]]
+        for result in (stored, whole)
+    )
+    assert ours == theirs
+    assert stored.results["replay_frames"] == 5
+
+
+def test_frames_of_a_store_that_cannot_be_replayed_are_refused(
+    tmp_path: Path, data: tuple[Pairs, Pairs], frames: Frames
+) -> None:
+    strange = replace(frames, structures=replace(frames.structures, numbers=frames.structures.numbers * 0 + 3))
+    for name, some in (("plain", frames), ("lithium", strange)):
+        write_frames(tmp_path / f"{name}.extxyz", some)
+        convert(tmp_path / f"{name}.extxyz", tmp_path / name)
+    for name, share, error, line in (
+        ("lithium", SHARE, PotentialError, "contains Li"),
+        ("plain", "replay={share: 0.4, batch: 9}", SettingsError, "replay.batch is 9, but there are 5 frames"),
+        (
+            "plain",
+            "replay={share: 0.4, batch: 3, matching: {stress_weight: 1.0}}",
+            StructureError,
+            "none of 5 frames has a stress",
+        ),
+    ):
+        with pytest.raises(error, match=line):
+            tune(problems.settings(tmp_path / "run", share), problems.base(), *data, replay=whole_set(tmp_path / name))
 
 
 def test_the_gradient_is_that_of_the_sum_of_both_losses(tmp_path: Path, data: tuple[Pairs, Pairs]) -> None:

@@ -47,7 +47,7 @@ def tune(
     overrides: Overrides = None,
     settings: SettingsFile = None,
     validation: Annotated[Path | None, typer.Option(help="Pairs that choose the best model.")] = None,
-    replay: Annotated[Path | None, typer.Option(help="Labelled frames to replay, with replay.share=S.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Frames or a store to replay, with replay.share=S.")] = None,
 ) -> None:
     """Train a potential through relaxation, by a route: split, implicit, unrolled or phantom.
 
@@ -56,10 +56,11 @@ def tune(
     from thalweg.structures.extended_xyz import read_frames, read_pairs
     from thalweg.training.loading import load_settings
     from thalweg.training.settings import TuneSettings
+    from thalweg.training.stored import whole_set
     from thalweg.training.tuning import tune as run
 
     told = load_settings(TuneSettings, settings, overrides or [])
     held = None if validation is None else read_pairs(validation)
-    frames = None if replay is None else read_frames(replay)
+    frames = None if replay is None else whole_set(replay) if replay.is_dir() else read_frames(replay)
     result = run(told, open_model(model), read_pairs(pairs), held, replay=frames, progress=show_progress)
     say_result(result)

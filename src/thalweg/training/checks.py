@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from thalweg.structures.batch import Structures
 from thalweg.structures.pairs import Frames, Pairs, refuse_strained
 from thalweg.structures.rotation import refuse_partly_fixed
 from thalweg.training.settings import MatchingSettings, TrainSettings, TuneSettings
+from thalweg.training.stored import StoredSet
 
 
 def check_tuning(settings: TuneSettings, potential: Potential, pairs: Pairs, validation: Pairs | None) -> None:
@@ -55,7 +58,7 @@ def check_frames(settings: TrainSettings, frames: Frames, validation: Frames | N
     _check_weights(settings.matching, "matching")
 
 
-def check_replay(settings: TuneSettings, potential: Potential, frames: Frames | None) -> None:
+def check_replay(settings: TuneSettings, potential: Potential, frames: Frames | StoredSet | None) -> None:
     """Refuse frames that cannot be replayed, frames without a share and a share without frames.
 
     Raises:
@@ -82,12 +85,17 @@ def check_replay(settings: TuneSettings, potential: Potential, frames: Frames | 
             f"replay.batch is {replay.batch}, but there are {len(frames)} frames to replay: allowed is 1 to "
             f"{len(frames)}"
         )
-    potential.check(frames.structures)
-    _check_labels(frames)
+    for part in _parts(frames):
+        potential.check(part.structures)
+        _check_labels(part)
+        if settings.augment == "rotation":
+            refuse_partly_fixed(part.structures)
     _check_stress(frames, replay.matching, "replay.matching")
-    if settings.augment == "rotation":
-        refuse_partly_fixed(frames.structures)
     _check_weights(replay.matching, "replay.matching")
+
+
+def _parts(frames: Frames | StoredSet) -> Iterable[Frames]:
+    return frames.parts() if isinstance(frames, StoredSet) else (frames,)
 
 
 def _check_labels(frames: Frames) -> None:
@@ -101,12 +109,16 @@ def _check_labels(frames: Frames) -> None:
         )
 
 
-def _check_stress(frames: Frames, matching: MatchingSettings, where: str) -> None:
-    if matching.stress_weight > 0 and (frames.stress is None or bool(frames.stress.isnan().flatten(1).any(1).all())):
+def _check_stress(frames: Frames | StoredSet, matching: MatchingSettings, where: str) -> None:
+    if matching.stress_weight > 0 and not any(_has_stress(part) for part in _parts(frames)):
         raise StructureError(
             f"{where}.stress_weight is {matching.stress_weight}, but none of {len(frames)} frames has a stress: label "
             "stresses, or set it to 0"
         )
+
+
+def _has_stress(frames: Frames) -> bool:
+    return frames.stress is not None and not bool(frames.stress.isnan().flatten(1).any(1).all())
 
 
 def check_weights(settings: TrainSettings, sample: Frames) -> None:

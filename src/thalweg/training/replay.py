@@ -21,11 +21,12 @@ import torch
 from thalweg.errors import SettingsError
 from thalweg.potentials.contract import Potential
 from thalweg.structures.pairs import Frames
-from thalweg.training.labelled import LabelledFrames
+from thalweg.training.labelled import Labelled, LabelledFrames
 from thalweg.training.matching_loss import Draw, FrameLoss
 from thalweg.training.optimiser import Optimiser
 from thalweg.training.processes import Processes
 from thalweg.training.settings import ReplaySettings, TuneSettings
+from thalweg.training.stored import StoredFrames, StoredSet
 
 _LEAST = 1e-6
 """Ratio of ‖g_match‖ to ‖g_tune‖ below which the former is taken for rounding: no weight follows from it."""
@@ -52,14 +53,23 @@ class Replayed:
 class Replay:
     """The replay of one run."""
 
-    def __init__(self, settings: TuneSettings, frames: Frames, potential: Potential, processes: Processes) -> None:
-        """Find the neighbours of the frames; the weight is open until the first gradients, unless it is set."""
+    def __init__(
+        self, settings: TuneSettings, frames: Frames | StoredSet, potential: Potential, processes: Processes
+    ) -> None:
+        """Find the neighbours of frames in memory; those of a store are searched batch by batch.
+
+        The weight is open until the first gradients, unless it is set.
+        """
         self.settings: ReplaySettings = settings.replay
         self.weight = settings.replay.weight
         self.frames = len(frames)
         self._processes = processes
         dtype = next(potential.parameters()).dtype
-        labelled = LabelledFrames.find(frames.to(processes.device, dtype), potential)
+        labelled: Labelled
+        if isinstance(frames, StoredSet):
+            labelled = StoredFrames(frames, potential, processes.device, dtype)
+        else:
+            labelled = LabelledFrames.find(frames.to(processes.device, dtype), potential)
         draw = Draw(settings.replay.batch, settings.seed, "replay-epoch", rotate=settings.augment == "rotation")
         self._loss = FrameLoss(potential, labelled, settings.replay.matching, processes, draw)
 

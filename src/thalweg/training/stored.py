@@ -2,7 +2,7 @@
 
 Nothing is kept of the edges, which are several times as large as the structures. One thread prepares the batch that
 will be asked for next; what a batch holds follows from its number alone, so it is the same bits with and without the
-thread. The seconds for which a step had to wait for its batch are counted. Called by force matching.
+thread. The seconds for which a step had to wait for its batch are counted. Called by force matching and replay.
 """
 
 from __future__ import annotations
@@ -107,6 +107,18 @@ def open_sets(settings: StoreTrainSettings, path: str | os.PathLike[str]) -> tup
     training = found.training if told.frames is None else found.subset(told.frames)
     held = StoredSet(store, found.validation) if len(found.validation) else None
     return StoredSet(store, training), held
+
+
+def whole_set(path: str | os.PathLike[str]) -> StoredSet:
+    """Open a store and choose all of its frames, in its order; all of it is checked, as `open_sets` does.
+
+    Raises:
+        StructureError: no store, or a damaged one.
+    """
+    store = open_store(path, in_memory="auto")
+    if not store.in_memory:
+        store.verify()
+    return StoredSet(store, np.arange(len(store), dtype=np.int64))
 
 
 def check_stored(settings: StoreTrainSettings, frames: StoredSet) -> None:

@@ -37,6 +37,7 @@ from thalweg.training.run_folder import Identity, identify
 from thalweg.training.scoring import figures, reach
 from thalweg.training.settings import TuneSettings
 from thalweg.training.stability import Penalised, Watch, penalty_record
+from thalweg.training.stored import StoredSet
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -50,7 +51,7 @@ class TuneJob(Job):
     potential: Potential
     pairs: Pairs
     validation: Pairs | None
-    replay: Frames | None = None
+    replay: Frames | StoredSet | None = None
 
 
 def tune(
@@ -59,7 +60,7 @@ def tune(
     pairs: Pairs,
     validation: Pairs | None = None,
     *,
-    replay: Frames | None = None,
+    replay: Frames | StoredSet | None = None,
     progress: Callable[[Report], None] | None = None,
 ) -> RunResult:
     """Tune a copy of a potential through relaxation; resumes or skips what its folder already holds.
@@ -69,7 +70,8 @@ def tune(
         potential: the base; stays as it is.
         pairs: starts and reference minima to learn from.
         validation: held-out pairs for choosing the best; None chooses the last.
-        replay: labelled frames whose force-matching loss is added, as `settings.replay` says; None for none.
+        replay: labelled frames, in memory or of a store (`whole_set`), whose force-matching loss is added, as
+            `settings.replay` says; None for none.
         progress: called with each line of metrics.
 
     Raises:
@@ -84,7 +86,7 @@ def tune(
     check_replay(settings, potential, replay)
     data = digest_pairs(pairs, validation)
     if replay is not None:
-        data += f" {digest_frames(replay)}"
+        data += f" {replay.digest if isinstance(replay, StoredSet) else digest_frames(replay)}"
     identity = identify(settings, data, digest_potential(potential))
     job = TuneJob(progress, settings, identity, potential, pairs, validation, replay)
     return launch(settings.device, _work, job)

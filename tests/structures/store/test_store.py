@@ -60,6 +60,47 @@ def test_frames_are_gathered_in_the_order_asked_for(whole: Store, some: Frames) 
     assert whole.counts([2, 2, 1]).tolist() == [30, 30, 1]
 
 
+def shifted(tensors: dict[str, torch.Tensor]) -> None:
+    for values in tensors.values():
+        values.logical_not_() if values.dtype == torch.bool else values.add_(1)
+
+
+def tensors(frames: Frames) -> dict[str, torch.Tensor]:
+    every = {**vars(frames), **vars(frames.structures)}
+    return {name: values for name, values in every.items() if isinstance(values, torch.Tensor)}
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("chosen", [[2], [2, 5], [2, 2]])
+def test_what_a_caller_writes_into_frames_does_not_reach_the_store(
+    copy: Path, some: Frames, loaded: bool, chosen: list[int]
+) -> None:
+    store = open_store(copy, in_memory=loaded)
+    mine, other = store.select(chosen), store.select(chosen)
+    assert len(tensors(mine)) == 9
+    shifted(tensors(mine))
+    assert not same(mine, other)
+    assert same(other, some.select(chosen))
+    assert same(store.select(chosen), some.select(chosen))
+    open_store(copy).verify()
+
+
+@pytest.mark.parametrize("flags", [(False, False), (True, True)])
+def test_a_single_read_gives_what_a_gather_gives(tmp_path: Path, flags: tuple[bool, bool]) -> None:
+    written = frames(SIZES, 4, stress=flags[0], fixed=flags[1])
+    writer = StoreWriter(tmp_path / "store", "float32", {})
+    cell = written.structures.cell.index_fill(0, torch.tensor([3]), 1e300)  # more than float32 holds
+    writer.append(replace(written, structures=written.structures.with_cell(cell)), {})
+    writer.finish("made up")
+    store = open_store(tmp_path / "store")
+    gathered = store.select(range(len(store)))
+    assert gathered.structures.cell[3].isinf().all()
+    for k in range(len(store)):
+        for one in (store[k], store.select([k])):
+            assert same(one, gathered.select([k]))
+            assert all(values.is_contiguous() and not values.requires_grad for values in tensors(one).values())
+
+
 def test_two_unequal_sets_of_frames_are_told_apart(whole: Store, some: Frames) -> None:
     """The negative control of `same`."""
     one = whole.select([2])
@@ -204,13 +245,26 @@ def test_one_flipped_bit_is_found_when_loading_and_when_verifying(copy: Path, fi
             check()
 
 
-@pytest.mark.parametrize("file", ["offsets", "parents", "id_offsets", "parent_offsets"])
-def test_damaged_places_are_one_line_and_no_crash(copy: Path, file: str) -> None:
-    values = np.fromfile(copy / f"{file}.bin", dtype="<u4" if file == "parents" else "<i8")
-    values[1] = 10**6
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("file", ["offsets", "parents", "id_offsets", "parent_offsets", "free", "pbc"])
+def test_damaged_places_are_one_line_and_no_crash(copy: Path, file: str, one: bool) -> None:
+    values = np.fromfile(copy / f"{file}.bin", dtype={"parents": "<u4", "free": "|u1", "pbc": "|u1"}.get(file, "<i8"))
+    values[1] = 8 if file in ("free", "pbc") else 10**6
     values.tofile(copy / f"{file}.bin")
-    with pytest.raises(StructureError, match=rf"{file}\.bin"):
-        open_store(copy).select(range(9))
+    with pytest.raises(StructureError, match=rf"{file}\.bin.*damaged; convert again"):
+        [open_store(copy).select([k] if one else range(9)) for k in (0, 1)]
+
+
+@pytest.mark.parametrize("chosen", [[4], [4, 3]])
+@pytest.mark.parametrize(("first", "last"), [(-5, 3), (30, 20), (50, 63), (-8, -2)])
+def test_offsets_that_do_not_ascend_inside_the_store_are_damage(
+    copy: Path, chosen: list[int], first: int, last: int
+) -> None:
+    values = np.fromfile(copy / "offsets.bin", dtype="<i8")
+    values[4:6] = first, last
+    values.tofile(copy / "offsets.bin")
+    with pytest.raises(StructureError, match=r"offsets\.bin: offsets that do not ascend: damaged"):
+        open_store(copy).select(chosen)
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
