@@ -19,14 +19,17 @@ Further ones are those of the operations that these consist of. Called by the eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK_BYTES = 400_000
+BLOCK_BYTES = 1_500_000
 """What the features of a block's neighbours take at most, unless those of one atom take more."""
 
 
@@ -78,7 +81,7 @@ def _parts(features: Tensor, filters: Tensor, couplings: tuple[Tensor, ...]) -> 
 
 
 class _Block(NamedTuple):
-    """Some atoms."""
+    """Some atoms and their pairs."""
 
     atoms: slice
     pairs: slice
@@ -89,7 +92,7 @@ class _Block(NamedTuple):
 def _blocks(neighbour: Tensor, part: _Part) -> Iterator[_Block]:
     atoms, slots = neighbour.shape
     size = atoms
-    if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if not torch.jit.is_tracing() and not part.w.is_cuda:  # type: ignore[attr-defined]
         size = max(1, BLOCK_BYTES // (slots * part.w.shape[1] * part.w.element_size()))
     if size >= atoms:
         yield _Block(slice(None), slice(None), neighbour.flatten(), atoms)
@@ -99,11 +102,27 @@ def _blocks(neighbour: Tensor, part: _Part) -> Iterator[_Block]:
         yield _Block(slice(begin, end), slice(begin * slots, end * slots), neighbour[begin:end].flatten(), end - begin)
 
 
-def _formed(inputs: Inputs, part: _Part, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
-    """Return T (atoms, slots and rows, m), W and s (pairs, rows and channels)."""
-    coupled = inputs.harmonics[:, block.pairs].T @ part.q
-    weights = inputs.radial[:, block.pairs].T @ part.w
-    return _by_atom(coupled, part, block), weights, part.u.index_select(0, block.index)
+class _Desk:
+    """Memory of this thread that blocks use one after the other, or none, where a graph is recorded.
+
+    Fresh memory for every block costs more than the arithmetic: the system hands it out page by page.
+    """
+
+    kept = threading.local()
+
+    def __init__(self, like: Tensor) -> None:
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        self.like = None if tracing or torch.is_grad_enabled() or like.device.type != "cpu" else like
+
+    def place(self, name: str, *shape: int) -> Tensor | None:
+        """Return memory for a tensor of that shape; whatever had that name is overwritten."""
+        if self.like is None:
+            return None
+        kept: dict[str, Tensor] = self.kept.__dict__
+        key, size = f"{name} {self.like.dtype}", math.prod(shape)
+        if key not in kept or kept[key].shape[0] < size:
+            kept[key] = self.like.new_empty(size)
+        return kept[key][:size].view(shape)
 
 
 def _by_atom(x: Tensor, part: _Part, block: _Block) -> Tensor:
@@ -112,15 +131,71 @@ def _by_atom(x: Tensor, part: _Part, block: _Block) -> Tensor:
     return x.reshape(block.count, -1, x.shape[1] // rows)
 
 
+def _formed(inputs: Inputs, part: _Part, block: _Block, desk: _Desk, name: str = "") -> tuple[Tensor, Tensor, Tensor]:
+    """Return T (atoms, slots and rows, m), W and s (pairs, rows and channels)."""
+    pairs, wide = block.index.shape[0], part.w.shape[1]
+    t = torch.mm(inputs.harmonics[:, block.pairs].T, part.q, out=desk.place(name + "t", pairs, part.q.shape[1]))
+    w = torch.mm(inputs.radial[:, block.pairs].T, part.w, out=desk.place(name + "w", pairs, wide))
+    s = torch.index_select(part.u, 0, block.index, out=desk.place(name + "s", pairs, wide))
+    return _by_atom(t, part, block), w, s
+
+
 def _sums(inputs: Inputs, couplings: tuple[Tensor, ...]) -> Tensor:
-    found = []
+    found, desk = [], _Desk(inputs.radial)
     for part in _parts(inputs.features, inputs.filters, couplings):
         sums = []
         for block in _blocks(inputs.neighbour, part):
-            t, w, s = _formed(inputs, part, block)
-            sums.append(t.transpose(1, 2) @ _by_atom(s * w, part, block))
+            t, w, s = _formed(inputs, part, block, desk)
+            v = torch.mul(s, w, out=desk.place("v", *w.shape))
+            sums.append(t.transpose(1, 2) @ _by_atom(v, part, block))
         found.append(torch.cat(sums))
     return torch.cat(found, 1)
+
+
+class _Totals:
+    """Gradients to harmonics, radial functions, features and filters, as far as wanted, added up block by block."""
+
+    def __init__(self, inputs: Inputs, wanted: Sequence[bool]) -> None:
+        self.wanted = wanted
+        self.y, self.r = torch.zeros_like(inputs.harmonics), torch.zeros_like(inputs.radial)
+        self.channels = inputs.features.shape[2]
+        self.u: list[Tensor] = []
+        self.w: list[Tensor] = []
+
+    def begin(self, part: _Part) -> None:
+        self.u.append(torch.zeros_like(part.u))
+        self.w.append(torch.zeros_like(part.w))
+
+    def add_couplings(self, part: _Part, block: _Block, a: Tensor, v: Tensor) -> None:
+        """Add what follows from the gradient a v to T."""
+        pairs = block.index.shape[0]
+        slopes = torch.bmm(a, v.transpose(1, 2)).transpose(1, 2).reshape(pairs, -1)
+        self.y[:, block.pairs].addmm_(part.q, slopes.T)
+
+    def add_weights(self, block: _Block, r: Tensor, w: Tensor, slopes: Tensor) -> None:
+        """Add what follows from a gradient to W = R w."""
+        if self.wanted[1]:
+            self.r[:, block.pairs].addmm_(w, slopes.T)
+        if self.wanted[3]:
+            self.w[-1].addmm_(r[:, block.pairs], slopes)
+
+    def found(self) -> tuple[Tensor | None, ...]:
+        u = torch.cat([x.view(x.shape[0], -1, self.channels).transpose(0, 1) for x in self.u])
+        w = torch.cat([x.view(x.shape[0], -1, self.channels) for x in self.w], 1)
+        return tuple(x if wanted else None for x, wanted in zip((self.y, self.r, u, w), self.wanted, strict=True))
+
+
+def _wanted(ctx: Any) -> list[bool]:
+    """Return which inputs this backward pass leads on to; all that can be, where torch does not tell."""
+    asked = getattr(torch._C, "_will_engine_execute_node", None)
+    found = []
+    for node, _ in ctx.next_functions:
+        wanted = node is not None
+        if wanted and asked is not None:
+            with suppress(RuntimeError):  # not told of leaves
+                wanted = asked(node)
+        found.append(wanted)
+    return found
 
 
 class _Sums(torch.autograd.Function):
@@ -132,73 +207,99 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, sent: Tensor) -> Any:
-        return None, *_Slopes.apply(ctx.couplings, sent, *ctx.saved_tensors), None  # type: ignore[no-untyped-call]
+        wanted = _wanted(ctx)[:4]
+        return None, *_Slopes.apply(ctx.couplings, wanted, sent, *ctx.saved_tensors), None  # type: ignore[no-untyped-call]
 
 
 class _Slopes(torch.autograd.Function):
     """Gradients of ⟨sent, A⟩ to harmonics, radial functions, features and filters."""
 
     @staticmethod
-    def forward(ctx: Any, couplings: tuple[Tensor, ...], sent: Tensor, *given: Tensor) -> Any:
+    def forward(ctx: Any, couplings: tuple[Tensor, ...], wanted: list[bool], sent: Tensor, *given: Tensor) -> Any:
         ctx.couplings = couplings
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(sent, *given)
         inputs = Inputs(*given)
-        to_y, to_r = torch.zeros_like(inputs.harmonics), torch.zeros_like(inputs.radial)
-        to_u, to_w = [], []
+        desk, totals = _Desk(inputs.radial), _Totals(inputs, wanted)
         for part in _parts(inputs.features, inputs.filters, couplings):
-            du, dw = torch.zeros_like(part.u), torch.zeros_like(part.w)
+            totals.begin(part)
             for block in _blocks(inputs.neighbour, part):
-                t, w, s = _formed(inputs, part, block)
+                t, w, s = _formed(inputs, part, block, desk)
                 a = sent[block.atoms, part.components]
-                p = (t @ a).view_as(w)
-                v = _by_atom(s * w, part, block)
-                dt = (a @ v.transpose(1, 2)).transpose(1, 2).reshape(len(w), -1)
-                to_y[:, block.pairs].addmm_(part.q, dt.T)
-                s *= p
-                to_r[:, block.pairs].addmm_(part.w, s.T)
-                dw.addmm_(inputs.radial[:, block.pairs], s)
-                du.index_add_(0, block.index, p.mul_(w))
-            to_u.append(du.view(len(du), -1, inputs.features.shape[2]).transpose(0, 1))
-            to_w.append(dw.view(len(dw), -1, inputs.features.shape[2]))
-        return to_y, to_r, torch.cat(to_u), torch.cat(to_w, 1)
+                p = torch.mul(s, w, out=desk.place("p", *w.shape))
+                v = _by_atom(p, part, block)
+                if wanted[0]:
+                    totals.add_couplings(part, block, a, v)
+                torch.bmm(t, a, out=v)  # p from here on
+                if wanted[1] or wanted[3]:
+                    totals.add_weights(block, inputs.radial, part.w, s.mul_(p))
+                if wanted[2]:
+                    totals.u[-1].index_add_(0, block.index, p.mul_(w))
+        return totals.found()
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> Any:
         sent, *given = ctx.saved_tensors
         inputs = Inputs(*given)
-        ty, tr, tu = (torch.zeros_like(x) if t is None else t for x, t in zip(given[:3], tangents[:3], strict=True))
-        tw = tangents[3]
-        channels = inputs.features.shape[2]
-        to_a, to_y, to_r, to_u, to_w = [], [], [], [], []
-        filters = inputs.filters if tw is None else tw
+        moved = Inputs(
+            *(torch.zeros_like(x) if t is None else t for x, t in zip(given[:4], tangents, strict=True)), given[4]
+        )
+        to_sent = torch.zeros_like(sent)
+        totals = _Totals(inputs, _wanted(ctx)[1:5])
+        fixed = tangents[3] is None
         for part, other in zip(
-            _parts(inputs.features, inputs.filters, ctx.couplings), _parts(tu, filters, ctx.couplings), strict=True
+            _parts(inputs.features, inputs.filters, ctx.couplings),
+            _parts(moved.features, moved.filters, ctx.couplings),
+            strict=True,
         ):
-            du, dw = torch.zeros_like(part.u), torch.zeros_like(part.w)
-            das, dys, drs = [], [], []
+            totals.begin(part)
             for block in _blocks(inputs.neighbour, part):
-                t, w, s = _formed(inputs, part, block)
-                a = sent[block.atoms, part.components]
-                r, rt = inputs.radial[:, block.pairs], tr[:, block.pairs]
-                tt = _by_atom(ty[:, block.pairs].T @ part.q, part, block)
-                wt = rt.T @ part.w
-                if tw is not None:
-                    wt = wt + r.T @ other.w
-                st = other.u.index_select(0, block.index)
-                p, pt = (t @ a).view_as(w), (tt @ a).view_as(w)
-                changed = _by_atom(wt * s + st * w, part, block)
-                das.append(tt.transpose(1, 2) @ _by_atom(s * w, part, block) + t.transpose(1, 2) @ changed)
-                dt = (a @ changed.transpose(1, 2)).transpose(1, 2).reshape(len(w), -1)
-                dys.append(part.q @ dt.T)
-                ps, dws = p * s, pt * s + p * st
-                dw = dw + r @ dws + rt @ ps
-                dr = part.w @ dws.T
-                drs.append(dr if tw is None else dr + other.w @ ps.T)
-                du.index_add_(0, block.index, pt * w + p * wt)
-            to_a.append(torch.cat(das))
-            to_y.append(torch.cat(dys, 1))
-            to_r.append(torch.cat(drs, 1))
-            to_u.append(du.view(len(du), -1, channels).transpose(0, 1))
-            to_w.append(dw.view(len(dw), -1, channels))
-        return None, torch.cat(to_a, 1), sum(to_y), sum(to_r), torch.cat(to_u), torch.cat(to_w, 1), None
+                _second(inputs, moved, part, other, block, sent, to_sent, totals, fixed)
+        return None, None, to_sent, *totals.found(), None
+
+
+def _second(
+    inputs: Inputs,
+    moved: Inputs,
+    part: _Part,
+    other: _Part,
+    block: _Block,
+    sent: Tensor,
+    to_sent: Tensor,
+    totals: _Totals,
+    fixed: bool,
+) -> None:
+    """Add the gradients of ⟨slopes, tangents⟩ of one block; `fixed` are filters without a tangent."""
+    desk = _Desk(inputs.radial)
+    a = sent[block.atoms, part.components]
+    t, w, s = _formed(inputs, part, block, desk)
+    tt, wt, st = _formed(moved, part._replace(u=other.u), block, desk, "moved ")
+    if not fixed:
+        wt = wt + inputs.radial[:, block.pairs].T @ other.w
+    v = _by_atom(torch.mul(s, w, out=desk.place("v", *w.shape)), part, block)
+    target = to_sent[block.atoms, part.components]
+    target.baddbmm_(tt.transpose(1, 2), v)
+    c = torch.addcmul(
+        torch.mul(wt, s, out=desk.place("v", *w.shape)), st, w, out=desk.place("c", *w.shape)
+    )
+    c = _by_atom(c, part, block)
+    target.baddbmm_(t.transpose(1, 2), c)
+    if totals.wanted[0]:
+        totals.add_couplings(part, block, a, c)
+    p = torch.bmm(t, a, out=desk.place("c", *c.shape)).view_as(w)
+    pt = torch.bmm(tt, a, out=desk.place("pt", *c.shape)).view_as(w)
+    if totals.wanted[1] or totals.wanted[3]:
+        slopes = torch.mul(p, s, out=desk.place("v", *w.shape))
+        if totals.wanted[3]:
+            totals.w[-1].addmm_(moved.radial[:, block.pairs], slopes)
+        if totals.wanted[1] and not fixed:
+            totals.r[:, block.pairs].addmm_(other.w, slopes.T)
+        slopes = torch.addcmul(
+            torch.mul(pt, s, out=desk.place("v", *w.shape)), p, st, out=desk.place("s", *w.shape)
+        )
+        totals.add_weights(block, inputs.radial, part.w, slopes)
+    if totals.wanted[2]:
+        slopes = torch.addcmul(
+            torch.mul(pt, w, out=desk.place("v", *w.shape)), p, wt, out=desk.place("s", *w.shape)
+        )
+        totals.u[-1].index_add_(0, block.index, slopes)
