@@ -12,7 +12,7 @@ Autograd would keep them all. With p = T a, v = W ∘ s, s = u_n and a the gradi
 
 and those along tangents t, ω and σ of T, W and s
 
-    to a: t v + T c        to T: a c        to W: (t a) ∘ s + p ∘ σ        to u_n: Σ (t a) ∘ W + p ∘ ω        c = ω ∘ s + σ ∘ W
+    to a: t v + T c      to T: a c      to W: (t a) ∘ s + p ∘ σ      to u_n: Σ (t a) ∘ W + p ∘ ω      c = ω ∘ s + σ ∘ W
 
 Further ones are those of the operations that these consist of. Called by the equivariant potential.
 """
@@ -279,9 +279,7 @@ def _second(
     v = _by_atom(torch.mul(s, w, out=desk.place("v", *w.shape)), part, block)
     target = to_sent[block.atoms, part.components]
     target.baddbmm_(tt.transpose(1, 2), v)
-    c = torch.addcmul(
-        torch.mul(wt, s, out=desk.place("v", *w.shape)), st, w, out=desk.place("c", *w.shape)
-    )
+    c = torch.addcmul(torch.mul(wt, s, out=desk.place("v", *w.shape)), st, w, out=desk.place("c", *w.shape))
     c = _by_atom(c, part, block)
     target.baddbmm_(t.transpose(1, 2), c)
     if totals.wanted[0]:
@@ -294,12 +292,8 @@ def _second(
             totals.w[-1].addmm_(moved.radial[:, block.pairs], slopes)
         if totals.wanted[1] and not fixed:
             totals.r[:, block.pairs].addmm_(other.w, slopes.T)
-        slopes = torch.addcmul(
-            torch.mul(pt, s, out=desk.place("v", *w.shape)), p, st, out=desk.place("s", *w.shape)
-        )
+        slopes = torch.addcmul(torch.mul(pt, s, out=desk.place("v", *w.shape)), p, st, out=desk.place("s", *w.shape))
         totals.add_weights(block, inputs.radial, part.w, slopes)
     if totals.wanted[2]:
-        slopes = torch.addcmul(
-            torch.mul(pt, w, out=desk.place("v", *w.shape)), p, wt, out=desk.place("s", *w.shape)
-        )
+        slopes = torch.addcmul(torch.mul(pt, w, out=desk.place("v", *w.shape)), p, wt, out=desk.place("s", *w.shape))
         totals.u[-1].index_add_(0, block.index, slopes)
