@@ -14,24 +14,22 @@ neighbours n̄, or by n̄ where scalars add up. With ν = 1 these are the messag
 eqs. 5 to 8), with ν = 2 or 3 the products of MACE (Batatia et al. 2022, eqs. 9 to 11). Departures: filters are
 linear in the radial functions, products are built one factor at a time, gates come from a perceptron.
 
-The algebra is that of e3nn (real bases, coupling coefficients `wigner_3j`); its tensor products are taken here
-as plain matrix products. Σ_j R_k(d_ij) Y_m(r̂_ij) h_jc is one batched product over the slots of an atom, and
-only then coupled, so nothing is coupled edge by edge and no generated or scripted code is involved: the
-potential copies, pickles, changes its floating type and is differentiated like any other. Coefficients are kept
-in float64 and rounded once; a tensor product of e3nn built in float32 keeps them rounded in float64, which
-showed as 2e-10 in sums of order 1e-2.
+The algebra is that of e3nn (real bases, coupling coefficients `wigner_3j`). Channels are mixed by atom, then coupled
+and weighted pair by pair for a block of atoms at a time (`neighbour_sums`); no generated or scripted code is involved:
+the potential copies, pickles, changes its floating type and is differentiated like any other. Coefficients are kept in
+float64 and rounded once; a tensor product of e3nn built in float32 keeps them rounded in float64, which showed as
+2e-10 in sums of order 1e-2.
 
-For 8 × 64 silicon atoms the defaults have 9,329 parameters (PaiNN's 20,129), forces take 36 ms (10) and a Hessian
-product from forces with a graph 70 ms (17), float32, one thread of a busy machine, CPU time, best of five in turn; that
-graph keeps 58 MB (29). Sums over neighbours as one product, cut into blocks, took 44 and 88 ms: putting the gradient
-together from its pieces was 31 % of all. l_max is 2 by default, for l = 1 is what PaiNN has already. No accuracy was
-compared.
+For 8 × 64 silicon atoms, 24 channels and l ≤ 2 (19,369 parameters) forces take 0.41 of the time of summing radial
+functions times features first and coupling then, the loss on forces 0.59, and its graph keeps 34 MB (82); at l ≤ 1 and
+32 channels 0.62, 0.75 and 16 MB (35). float32, one thread of a busy machine, CPU time. l_max is 2 by default, for
+l = 1 is what PaiNN has already.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -191,7 +189,7 @@ class Update(nn.Module):
             powers.append(product(powers[-1], sums))
         size = len(self.order)
         joined = torch.cat([x[:size] for x in powers], dim=2)
-        mixed = joined @ torch.stack([mix.weight for mix in self.mixes]).index_select(0, self.order)
+        mixed = joined @ torch.stack([cast(Linear, mix).weight for mix in self.mixes]).index_select(0, self.order)
         scalars, others = mixed.split([1, size - 1])
         gates = self.gates(torch.cat([features[:1], scalars], dim=2))
         gates = gates.view(-1, self.highest + 1, features.shape[2]).transpose(0, 1).index_select(0, self.order)

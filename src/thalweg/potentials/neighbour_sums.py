@@ -59,7 +59,7 @@ def neighbour_sums(
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return _sums(inputs, couplings)
-    found: Tensor = _Sums.apply(couplings, *inputs)  # type: ignore[no-untyped-call]
+    found: Tensor = _Sums.apply(couplings, *inputs)
     return found
 
 
@@ -85,8 +85,8 @@ class _Block(NamedTuple):
 
     atoms: slice
     pairs: slice
-    index: Tensor  # neighbour of each pair
-    count: int
+    others: Tensor  # neighbour of each pair
+    many: int
 
 
 def _blocks(neighbour: Tensor, part: _Part) -> Iterator[_Block]:
@@ -128,15 +128,15 @@ class _Desk:
 def _by_atom(x: Tensor, part: _Part, block: _Block) -> Tensor:
     """Return values of pairs, rows and m or channels with pairs and rows of an atom as one axis."""
     rows = part.q.shape[1] // (part.components.stop - part.components.start)
-    return x.reshape(block.count, -1, x.shape[1] // rows)
+    return x.reshape(block.many, -1, x.shape[1] // rows)
 
 
 def _formed(inputs: Inputs, part: _Part, block: _Block, desk: _Desk, name: str = "") -> tuple[Tensor, Tensor, Tensor]:
     """Return T (atoms, slots and rows, m), W and s (pairs, rows and channels)."""
-    pairs, wide = block.index.shape[0], part.w.shape[1]
+    pairs, wide = block.others.shape[0], part.w.shape[1]
     t = torch.mm(inputs.harmonics[:, block.pairs].T, part.q, out=desk.place(name + "t", pairs, part.q.shape[1]))
     w = torch.mm(inputs.radial[:, block.pairs].T, part.w, out=desk.place(name + "w", pairs, wide))
-    s = torch.index_select(part.u, 0, block.index, out=desk.place(name + "s", pairs, wide))
+    s = torch.index_select(part.u, 0, block.others, out=desk.place(name + "s", pairs, wide))
     return _by_atom(t, part, block), w, s
 
 
@@ -168,7 +168,7 @@ class _Totals:
 
     def add_couplings(self, part: _Part, block: _Block, a: Tensor, v: Tensor) -> None:
         """Add what follows from the gradient a v to T."""
-        pairs = block.index.shape[0]
+        pairs = block.others.shape[0]
         slopes = torch.bmm(a, v.transpose(1, 2)).transpose(1, 2).reshape(pairs, -1)
         self.y[:, block.pairs].addmm_(part.q, slopes.T)
 
@@ -208,7 +208,7 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, sent: Tensor) -> Any:
         wanted = _wanted(ctx)[:4]
-        return None, *_Slopes.apply(ctx.couplings, wanted, sent, *ctx.saved_tensors), None  # type: ignore[no-untyped-call]
+        return None, *_Slopes.apply(ctx.couplings, wanted, sent, *ctx.saved_tensors), None
 
 
 class _Slopes(torch.autograd.Function):
@@ -234,16 +234,15 @@ class _Slopes(torch.autograd.Function):
                 if wanted[1] or wanted[3]:
                     totals.add_weights(block, inputs.radial, part.w, s.mul_(p))
                 if wanted[2]:
-                    totals.u[-1].index_add_(0, block.index, p.mul_(w))
+                    totals.u[-1].index_add_(0, block.others, p.mul_(w))
         return totals.found()
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> Any:
         sent, *given = ctx.saved_tensors
         inputs = Inputs(*given)
-        moved = Inputs(
-            *(torch.zeros_like(x) if t is None else t for x, t in zip(given[:4], tangents, strict=True)), given[4]
-        )
+        y, r, u, w = (torch.zeros_like(x) if t is None else t for x, t in zip(given[:4], tangents, strict=True))
+        moved = Inputs(y, r, u, w, inputs.neighbour)
         to_sent = torch.zeros_like(sent)
         totals = _Totals(inputs, _wanted(ctx)[1:5])
         fixed = tangents[3] is None
@@ -296,4 +295,4 @@ def _second(
         totals.add_weights(block, inputs.radial, part.w, slopes)
     if totals.wanted[2]:
         slopes = torch.addcmul(torch.mul(pt, w, out=desk.place("v", *w.shape)), p, wt, out=desk.place("s", *w.shape))
-        totals.u[-1].index_add_(0, block.index, slopes)
+        totals.u[-1].index_add_(0, block.others, slopes)
