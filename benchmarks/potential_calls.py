@@ -2,12 +2,16 @@
 
     python benchmarks/potential_calls.py [--quick] [--repeats N] [--merge results/OTHER.json]
 
-The same cells of 64 silicon atoms, rattled, in batches of 1 and 8, in float32 and float64, all potentials with a cutoff
-of 4.2 Å and our edges, found beforehand; CHGNet, which is called by its own package, with 4.2 Å and bonds of 3 Å, its
-graphs made beforehand. Two calls: `forces` (energy and forces, no graph kept) and `loss` (the same with a graph, the
-sum of squared forces, and its gradient to the parameters). Potentials take turns; the median of each is given, CPU
-seconds for ratios and wall seconds beside. Bytes are those that autograd keeps for the backward of the loss, each
-storage once.
+The same cells of 64 silicon atoms (16 neighbours each), rattled, in batches of 1 and 8, in float32 and float64, all
+potentials with two layers, 8 radial functions, a cutoff of 4.2 Å and our edges, found beforehand. Those with spherical
+tensors are compared at one highest order l of features and at one number of parameters, about 20,000 and fewer. Ours
+multiply two sums over neighbours, as MACE here does; NequIP and SevenNet take one. MACE's harmonics go to l = 2 in both
+rows. CHGNet has bonds to 3 Å, through our adapter, which lays out bonds and angles in every call, and (float32 alone:
+its graphs are made in float32) by its own package, graphs made beforehand.
+
+Two calls: `forces` (energy and forces, no graph kept) and `loss` (the same with a graph, the sum of squared forces, and
+its gradient to the parameters). Potentials take turns; the median of each is given, CPU seconds for ratios and wall
+seconds beside. Bytes are those that autograd keeps for the backward of the loss, each storage once.
 A package that is not here is listed as missing. Where packages cannot live in one environment, run in each and merge
 with `--merge`: ours are measured in each, and ratios are to ours of the same run. Parameters are fresh: nothing here
 speaks of accuracy.
@@ -25,7 +29,7 @@ import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from ase.build import bulk
@@ -39,15 +43,53 @@ from thalweg.structures.batch import Structures
 
 RESULTS = Path(__file__).parent / "results" / "potential_calls.json"
 CUTOFF = 4.2
-OURS = ("painn", "equivariant")
-SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "painn": ("painn", {"channels": 32}),
-    "equivariant": ("equivariant", {"channels": 32, "l_max": 1}),
-    "equivariant, l_max 2": ("equivariant", {"channels": 24, "l_max": 2}),
-    "mace": ("mace", {"hidden_irreps": "8x0e+8x1o", "MLP_irreps": "8x0e", "radial_MLP": [32, 32]}),
-    "nequip": ("nequip", {"config": {"num_layers": 2, "l_max": 1, "num_features": 16, "radial_mlp_width": 48}}),
-    "sevennet": ("sevennet", {"config": {"channel": 12, "num_convolution_layer": 2, "lmax": 1}}),
+OURS = ("painn", "equivariant", "equivariant, l 2")
+
+
+class Entry(NamedTuple):
+    """What is measured under a name."""
+
+    kind: str
+    order: str
+    """Highest order of features; of harmonics behind a comma where it differs."""
+    settings: dict[str, Any]
+
+
+def mace(channels: int, top: int, width: int) -> dict[str, Any]:
+    hidden = "+".join(f"{channels}x{order}{'eo'[order % 2]}" for order in range(top + 1))
+    return {"hidden_irreps": hidden, "MLP_irreps": f"{channels}x0e", "radial_MLP": [width, width]}
+
+
+def nequip(features: int, top: int) -> dict[str, Any]:
+    return {"config": {"num_layers": 2, "l_max": top, "num_features": features, "radial_mlp_width": 48}}
+
+
+def sevennet(channels: int, top: int) -> dict[str, Any]:
+    return {"config": {"channel": channels, "num_convolution_layer": 2, "lmax": top}}
+
+
+NARROW: dict[str, Any] = {f"{what}_fea_dim": 16 for what in ("atom", "bond", "angle")}
+NARROW |= {"atom_conv_hidden_dim": 16, "bond_conv_hidden_dim": 16, "n_conv": 2, "mlp_hidden_dims": [16, 16]}
+NARROW |= {"atom_graph_cutoff": CUTOFF, "bond_graph_cutoff": 3.0}
+SETTINGS: dict[str, Entry] = {
+    "painn": Entry("painn", "1", {"channels": 32}),
+    "equivariant": Entry("equivariant", "1", {"channels": 32, "l_max": 1}),
+    "equivariant, narrow": Entry("equivariant", "1", {"channels": 22, "l_max": 1}),
+    "mace": Entry("mace", "1, 2", mace(8, 1, 32)),
+    "nequip": Entry("nequip", "1", nequip(16, 1)),
+    "nequip, wide": Entry("nequip", "1", nequip(23, 1)),
+    "sevennet": Entry("sevennet", "1", sevennet(12, 1)),
+    "sevennet, wide": Entry("sevennet", "1", sevennet(20, 1)),
+    "equivariant, l 2": Entry("equivariant", "2", {"channels": 24, "l_max": 2}),
+    "equivariant, l 2, narrow": Entry("equivariant", "2", {"channels": 19, "l_max": 2}),
+    "equivariant, l 2, one sum": Entry("equivariant", "2", {"channels": 24, "l_max": 2, "correlation": 1}),
+    "mace, l 2": Entry("mace", "2", mace(16, 2, 32)),
+    "nequip, l 2": Entry("nequip", "2", nequip(16, 2)),
+    "nequip, l 2, wide": Entry("nequip", "2", nequip(20, 2)),
+    "sevennet, l 2, wide": Entry("sevennet", "2", sevennet(16, 2)),
+    "chgnet": Entry("chgnet", "–", {"options": NARROW}),
 }
+OWN_WAY = "chgnet, its own way"
 PACKAGES = {"mace": "mace-torch", "nequip": "nequip", "sevennet": "sevenn", "chgnet": "chgnet"}
 Call = Callable[[bool], tuple[Tensor, list[Tensor]]]
 """Given whether a graph is wanted: forces, and the parameters."""
@@ -64,8 +106,9 @@ def cells(count: int) -> Structures:
 
 def through_contract(name: str, batch: int, dtype: torch.dtype) -> Call:
     """Return the call of one of our kinds, adapters included."""
-    kind, settings = SETTINGS[name]
-    potential = build_potential(kind, {"species": [14], "cutoff": CUTOFF, **settings}).to(dtype)
+    kind, _, settings = SETTINGS[name]
+    reach = {} if kind == "chgnet" else {"cutoff": CUTOFF}  # CHGNet's is among its options
+    potential = build_potential(kind, {"species": [14], **reach, **settings}).to(dtype)
     structures = cells(batch).to(dtype=dtype)
     edges, parameters = potential.edges(structures), list(potential.parameters())
 
@@ -80,30 +123,16 @@ def through_chgnet(name: str, batch: int, dtype: torch.dtype) -> Call:
     from chgnet.model.model import CHGNet
     from pymatgen.io.ase import AseAtomsAdaptor
 
+    if dtype != torch.float32:
+        raise PotentialError("its own package makes graphs in float32 alone: see the row through our adapter")
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        narrow = {f"{what}_fea_dim": 16 for what in ("atom", "bond", "angle")}
-        narrow |= {"atom_conv_hidden_dim": 16, "bond_conv_hidden_dim": 16, "n_conv": 2}
-        model = CHGNet(**narrow, mlp_hidden_dims=(16, 16), atom_graph_cutoff=CUTOFF, bond_graph_cutoff=3.0).to(dtype)
-        frames = cells(batch).to_atoms()
-        graphs = [model.graph_converter(AseAtomsAdaptor.get_structure(frame)) for frame in frames]
-        for graph in graphs:
-            graph.atom_frac_coord, graph.lattice = graph.atom_frac_coord.to(dtype), graph.lattice.to(dtype)
-            graph.neighbor_image = graph.neighbor_image.to(dtype)
-    finally:
-        torch.set_default_dtype(before)
+    model = CHGNet(**NARROW)
+    graphs = [model.graph_converter(AseAtomsAdaptor.get_structure(frame)) for frame in cells(batch).to_atoms()]
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def call(graph: bool) -> tuple[Tensor, list[Tensor]]:
-        torch.set_default_dtype(dtype)
-        try:
-            model.train(graph)  # CHGNet keeps the graph of its forces only while training
-            found = model(graphs, task="ef")["f"]
-        finally:
-            torch.set_default_dtype(before)
-        return torch.cat(list(found)), parameters
+        model.train(graph)  # CHGNet keeps the graph of its forces only while training
+        return torch.cat(list(model(graphs, task="ef")["f"])), parameters
 
     return call
 
@@ -130,15 +159,15 @@ def version(package: str) -> str | None:
 def measure(batch: int, dtype: torch.dtype, repeats: int, faults: dict[str, str]) -> list[dict[str, Any]]:
     """Return a row for each potential that is here; faults gain those that are not."""
     calls: dict[str, Call] = {}
-    for name in (*SETTINGS, "chgnet"):
-        package = PACKAGES.get(name)
+    for name in (*SETTINGS, OWN_WAY):
+        package = PACKAGES.get(name.partition(",")[0])
         if package is not None and version(package) is None:
             faults[name] = f"missing: the package {package} is not in this environment"
             continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = (through_chgnet if name == "chgnet" else through_contract)(name, batch, dtype)
+                found = (through_chgnet if name == OWN_WAY else through_contract)(name, batch, dtype)
                 loss(found)
             calls[name] = found
         except (PotentialError, RuntimeError, ImportError) as error:
@@ -153,7 +182,8 @@ def measure(batch: int, dtype: torch.dtype, repeats: int, faults: dict[str, str]
                 seconds.setdefault((name, what), []).append(taken)
     rows = []
     for name, call in calls.items():
-        row: dict[str, Any] = {"potential": name, "batch": batch, "dtype": str(dtype).removeprefix("torch.")}
+        row: dict[str, Any] = {"potential": name, "order": SETTINGS[name].order if name in SETTINGS else "–"}
+        row |= {"batch": batch, "dtype": str(dtype).removeprefix("torch.")}
         row["parameters"] = sum(p.numel() for p in call(False)[1])
         row["bytes_kept"] = kept(call)
         for what in ("forces", "loss"):
@@ -164,7 +194,7 @@ def measure(batch: int, dtype: torch.dtype, repeats: int, faults: dict[str, str]
 
 
 def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each row its figures over those of our two networks in the same batch and floating type."""
+    """Add to each row its figures over those of our networks in the same batch and floating type."""
     for row in rows:
         like = {r["potential"]: r for r in rows if (r["batch"], r["dtype"]) == (row["batch"], row["dtype"])}
         for mine in OURS:
@@ -175,11 +205,20 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def say(rows: list[dict[str, Any]], faults: dict[str, str]) -> None:
-    heads = ["potential", "parameters", "batch", "type", "forces, ms CPU (wall)", "loss, ms CPU (wall)", "kept, MB"]
+    heads = [
+        "potential",
+        "l",
+        "parameters",
+        "batch",
+        "type",
+        "forces, ms CPU (wall)",
+        "loss, ms CPU (wall)",
+        "kept, MB",
+    ]
     heads += [f"forces / loss / kept over {mine}" for mine in OURS]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for row in rows:
-        line = [row["potential"], f"{row['parameters']:,}", str(row["batch"]), row["dtype"]]
+        line = [row["potential"], row["order"], f"{row['parameters']:,}", str(row["batch"]), row["dtype"]]
         line += [f"{1e3 * row[f'{w}_cpu']:.1f} ({1e3 * row[f'{w}_wall']:.1f})" for w in ("forces", "loss")]
         line.append(f"{row['bytes_kept'] / 1e6:.1f}")
         for mine in OURS:

@@ -26,10 +26,10 @@ from thalweg.potentials.adapters import apart as aparting
 from thalweg.potentials.adapters import mace
 from thalweg.potentials.adapters.apart import apart, imported
 from thalweg.potentials.adapters.packages import PackageModel, elements, places
-from thalweg.potentials.equivariant import coupling
 from thalweg.potentials.files import load_potential, save_potential
 from thalweg.potentials.opening import open_potential
 from thalweg.potentials.reference import Reference
+from thalweg.potentials.spherical import coupling
 from thalweg.structures.batch import Structures
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -282,7 +282,7 @@ def test_types_are_found_in_a_packages_order() -> None:
 
 
 def test_older_e3nn_is_refused_for_its_other_signs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thalweg.potentials.equivariant.version", lambda name: "0.4.4")
+    monkeypatch.setattr("thalweg.potentials.spherical.version", lambda name: "0.4.4")
     with pytest.raises(PotentialError, match=r"e3nn 0\.4\.4: .* pip install 'thalweg\[equivariant\]'"):
         coupling(1, 1, 1)
 
