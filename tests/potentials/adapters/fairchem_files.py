@@ -96,9 +96,7 @@ def write_checkpoint(folder: Path, model: dict[str, Any], heads: dict[str, Any],
                 parameter.mul_(1.1)
         states = {"model": last.state_dict(), "ema": average.state_dict()}
         config = OmegaConf.create({"runner": {"train_eval_unit": {"model": told, "tasks": tasks}}})
-        checkpoint.save(
-            {"unit_state": states, "config": config}, checkpoint_id=str(folder / "training"), no_dist=True
-        )
+        checkpoint.save({"unit_state": states, "config": config}, checkpoint_id=str(folder / "training"), no_dist=True)
         path = folder / "inference_ckpt.pt"
         convert_train_checkpoint_to_inference_checkpoint(str(folder / "training"), str(path))
     return path

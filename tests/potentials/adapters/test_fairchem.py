@@ -105,3 +105,43 @@ def test_refused_settings_and_files_are_one_line() -> None:
         open_potential("fairchem:absent.pt")
     with pytest.raises(PotentialError, match="has no option 'task'"):
         open_potential("fairchem:absent.pt?task=omat")
+
+
+def test_checkpoints_of_other_models_are_one_line(tmp_path: Path) -> None:
+    energies = [task("omat"), task("oc20", "oc20_")]
+    for number, (model, heads, says) in enumerate(
+        (
+            (backbone("no experts", num_experts=4), head("wrapped"), "mixture of 4 experts"),
+            (backbone("plain", direct_forces=True), head("plain"), "conserving model"),
+            (backbone("plain"), {**head("plain"), "reduce": "mean"}, "averages over atoms"),
+            (backbone("plain"), head("plain"), r"write \?dataset=NAME .* it has oc20, omat"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        tasks = energies if number == 3 else energies[:1]
+        path = write_checkpoint(folder, model, {"energyandforcehead": heads}, tasks)
+        with pytest.raises(PotentialError, match=says) as refusal:
+            open_potential(f"fairchem:{path}")
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(PotentialError, match="did you mean 'omat'"):
+        open_potential(f"fairchem:{path}?dataset=omt")
+
+
+def test_more_neighbours_than_the_model_was_made_for_are_refused(tmp_path: Path) -> None:
+    tasks, heads = [task("omat")], {"energyandforcehead": head("plain")}
+    potential = open_potential(
+        f"fairchem:{write_checkpoint(tmp_path, backbone('plain', max_neighbors=10), heads, tasks)}"
+    )
+    frames = rattled()
+    with pytest.raises(PotentialError, match=r"16 neighbours within 4\.5 Å, .* the nearest 10 "):
+        potential(Structures.from_atoms(bulk("Si", cubic=True), dtype=torch.float32))
+    sparse = frames[0].copy()
+    sparse.set_cell(1.5 * sparse.cell.array, scale_atoms=True)
+    potential(Structures.from_atoms(sparse, dtype=torch.float32))
+
+
+def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
+    words, pairs = f"fairchem:{written(tmp_path, 'no experts, one data set')}", few_pairs(sheared(), tmp_path)
+    tunes(words, pairs, tmp_path)
+    relaxes(words, pairs, tmp_path)
+    is_certified(words, pairs)
