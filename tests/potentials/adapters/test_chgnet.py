@@ -144,7 +144,7 @@ def test_lone_atoms_and_pairs_have_energies() -> None:
 
 
 def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
-    """Verified is a small one: random directions through the 400,000 trained parameters leave differences no plateau."""
+    """Verified is a small one: along random directions in 400,000 trained parameters differences have no plateau."""
     pairs = few_pairs(sheared(), tmp_path)
     relaxes("chgnet:0.3.0", pairs, tmp_path)
     tunes("chgnet:0.3.0", pairs, tmp_path)
