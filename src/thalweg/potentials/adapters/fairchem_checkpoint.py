@@ -115,13 +115,12 @@ def _energy_task(found: Any, extra: str, dataset: str | None, path: Path) -> tup
     except Exception as error:  # what a file names may fail in any way
         raise PotentialError(f"{path}: its tasks cannot be built ({one_line(error)}): check the version") from error
     energies = {name: task for task in tasks if task.property == "energy" for name in task.datasets}
-    if dataset is None and len(energies) == 1:
-        dataset = next(iter(energies))
-    if dataset not in energies:
+    name = next(iter(energies)) if dataset is None and len(energies) == 1 else str(dataset)
+    if name not in energies:
         known = sorted(energies)
-        told = nearest_known(dataset, known) if dataset and known else f"it has {', '.join(known) or 'none'}"
+        told = nearest_known(name, known) if dataset and known else f"it has {', '.join(known) or 'none'}"
         raise PotentialError(f"{path}: write ?dataset=NAME to choose its energy task; {told}")
-    return energies[dataset], dataset
+    return energies[name], name
 
 
 def _weights(state: dict[str, Tensor], config: dict[str, Any], dataset: str, path: Path) -> dict[str, Tensor]:
