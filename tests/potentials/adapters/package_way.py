@@ -53,6 +53,7 @@ def relaxes(words: str, pairs: Path, folder: Path) -> None:
 def is_certified(words: str, pairs: Path | None, steps: int = 6) -> str:
     """Require that `thalweg verify` passes; return what it said."""
     done = thalweg("verify", words, *([] if pairs is None else [pairs]), "--count", 1, "--steps", steps)
+    print(done.out)  # the figures, by pytest -rP
     assert done.status == 0, done.out + done.err
     return done.out
 
