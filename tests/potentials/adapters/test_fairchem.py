@@ -133,7 +133,7 @@ def test_more_neighbours_than_the_model_was_made_for_are_refused(tmp_path: Path)
         f"fairchem:{write_checkpoint(tmp_path, backbone('plain', max_neighbors=10), heads, tasks)}"
     )
     frames = rattled()
-    with pytest.raises(PotentialError, match=r"16 neighbours within 4\.5 Å, .* the nearest 10 "):
+    with pytest.raises(PotentialError, match=r"16 neighbours within 4\.2 Å, .* the nearest 10 "):
         potential(Structures.from_atoms(bulk("Si", cubic=True), dtype=torch.float32))
     sparse = frames[0].copy()
     sparse.set_cell(1.5 * sparse.cell.array, scale_atoms=True)
