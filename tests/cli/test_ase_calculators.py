@@ -36,7 +36,7 @@ def test_dial_takes_a_calculator_and_judges_every_arm_by_it(
         return {arm.name: run_arm(contest, arm) for arm in arms}
 
     monkeypatch.setattr(frontier, "run_arms", one_after_another)
-    told = (f"out={tmp_path / 'dial'}", "relaxation.alpha=0.01", "relaxation.steps=2", "horizons=[1]")
+    told = [f"out={tmp_path / 'dial'}", "relaxation.alpha=0.01", "relaxation.steps=2", "horizons=[1]"]
     told += ("relaxation.max_steps=20", "optimiser.batch=1", "route.horizon=1")
     trial = ("--tune", 1, "--held-out", inputs.held_out, "--rule", "quench", "--reference")
     done = thalweg("dial", inputs.model, inputs.pairs, *told, *trial, WORDS)

@@ -148,7 +148,9 @@ def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
     pairs = few_pairs(sheared(), tmp_path)
     relaxes("chgnet:0.3.0", pairs, tmp_path)
     tunes("chgnet:0.3.0", pairs, tmp_path)
-    state = small().module.state_dict()  # type: ignore[attr-defined]
+    potential = small()
+    assert isinstance(potential, CHGNet)
+    state = potential.module.state_dict()
     state["mlp.layers.5.weight"] *= 100.0  # stiff as a solid: minima of softer ones are not found closely enough
     model = {"state_dict": state, "model_args": {"mlp_first": True, **SMALL}}
     torch.save(model, tmp_path / "small.pth.tar")
