@@ -51,8 +51,8 @@ def head(shape: str) -> dict[str, Any]:
     return {"module": f"{_UMA}.escn_moe.{wrapper}", **inner, "dataset_names": names}
 
 
-def task(name: str, prefix: str = "", quantity: str = "energy") -> dict[str, Any]:
-    """Return the configuration of a task of one data set; scale and references differ with its name."""
+def task(name: str, prefix: str = "", quantity: str = "energy", rmsd: float = 1.5) -> dict[str, Any]:
+    """Return the configuration of a task of one data set with the scale `rmsd`; references differ with the prefix."""
     references = [round(-0.1 * z - 0.01 * len(prefix), 3) for z in range(100)]
     values = {"_target_": "torch.DoubleTensor", "_args_": [references]}
     told: dict[str, Any] = {
@@ -61,7 +61,7 @@ def task(name: str, prefix: str = "", quantity: str = "energy") -> dict[str, Any
         "level": "atom" if quantity == "forces" else "system",
         "property": quantity,
         "out_spec": {"dim": [3] if quantity == "forces" else [1], "dtype": "float32"},
-        "normalizer": {"_target_": f"{_NORMALISATION}.normalizer.Normalizer", "mean": 0.0, "rmsd": 200.0},
+        "normalizer": {"_target_": f"{_NORMALISATION}.normalizer.Normalizer", "mean": 0.0, "rmsd": rmsd},
         "datasets": [name],
     }
     if quantity == "energy":
