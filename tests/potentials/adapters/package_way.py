@@ -47,7 +47,7 @@ def relaxes(words: str, pairs: Path, folder: Path) -> None:
     assert done.status == 0, done.err
     found = read(folder / "relaxed.extxyz", index=":")
     assert len(found) > 0
-    assert "converged" in done.out
+    assert f"\n{len(found)} converged: " in f"\n{done.out}", done.out
 
 
 def is_certified(words: str, pairs: Path | None, steps: int = 6) -> str:
