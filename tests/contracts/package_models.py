@@ -49,7 +49,13 @@ SMALL_OF_PACKAGES: dict[str, dict[str, Any]] = {
     },
     "sevennet": {
         "cutoff": 4.2,
-        "config": {"channel": 3, "lmax": 2, "num_convolution_layer": 2, "weight_nn_hidden_neurons": [8]},
+        "config": {
+            "channel": 3,
+            "lmax": 2,
+            "num_convolution_layer": 2,
+            "weight_nn_hidden_neurons": [8],
+            "scale": 2e4,  # without it forces are 1e-5 eV/Å and curvatures 1e-4 eV/Å²: nothing would be tested
+        },
     },
     "chgnet": {
         "options": {

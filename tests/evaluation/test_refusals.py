@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from ase import Atoms
 from tests.cli.terminal import thalweg
 
 from thalweg.evaluation import refusals
-from thalweg.evaluation.certify import perfect_crystals, small_crystals
+from thalweg.evaluation.certify import crystal_names, perfect_crystals, small_crystals
 from thalweg.evaluation.refusals import DoubleWell, certify_refusals, find_saddle
 from thalweg.gradients import AdjointSettings, Implicit, equilibrium
 from thalweg.gradients.adjoint import Adjoint
@@ -139,8 +141,8 @@ def test_every_scale_is_tried_for_both_crystals() -> None:
 
 
 def test_the_saddle_is_looked_for_in_crystals_of_the_elements_of_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A potential that knows all elements begins with hydrogen, whose crystals are so dense that they fill memory."""
-    many = PaiNN.from_settings({"species": [1, 2, 14]})
+    """Hydrogen's and helium's would be so dense that they fill memory."""
+    many = PaiNN.from_settings({"species": [1, 2, 14, 31, 33]})
     seen: list[set[int]] = []
 
     def crystals(*words: object) -> list[Atoms]:
@@ -153,4 +155,28 @@ def test_the_saddle_is_looked_for_in_crystals_of_the_elements_of_the_starts(monk
     assert seen == [{14}, {14}]
     seen.clear()
     find_saddle(many.double())
-    assert seen == [{1, 2, 14}, {1, 2, 14}]
+    assert seen == [{14, 31, 33}, {14, 31, 33}]
+
+
+@pytest.mark.parametrize(
+    ("species", "names"),
+    [
+        (range(1, 95), ["Si", "GaAs"]),
+        ((14, 48, 52), ["Si", "CdTe"]),
+        ((48, 52), ["CdTe"]),
+        ((32,), ["Ge"]),
+        ((1, 2, 3), ["HHe", "HeLi"]),  # none is known: neighbours by number
+        ((22,), ["Ti"]),
+    ],
+)
+def test_crystals_without_starts_are_known_ones_silicon_first(species: Sequence[int], names: list[str]) -> None:
+    assert crystal_names(list(species), 2) == names
+
+
+def test_verify_says_which_crystals_it_takes() -> None:
+    every = PaiNN.from_settings({"species": list(range(1, 95)), "channels": 2, "layers": 1, "cutoff": 3.0})
+    starts = small_crystals(every, 3, 0)
+    assert [frame.get_chemical_formula() for frame in starts.to_atoms()] == ["Si8", "As4Ga4", "Cd4Te4"]
+    assert starts.ids == ("Si-0", "GaAs-1", "CdTe-2")
+    said = thalweg("verify", "stillinger-weber:CdTe-2013", "--count", 1, "--steps", 2)
+    assert said.out.splitlines()[0] == "no pairs given: small strained crystals of CdTe"

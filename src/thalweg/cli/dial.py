@@ -35,8 +35,8 @@ def dial(
     if (tune is None) != (held_out is None):
         raise SettingsError("--tune and --held-out go together: give both or neither")
     told = load_settings(DialSettings, settings, overrides or [])
-    surface = None if reference is None else open_model(reference)
-    trial = None if tune is None or held_out is None else Trial(tune, held_out, rule, surface)
+    surface = None if reference is None else open_model(reference, reference=True)
+    trial = None if tune is None or held_out is None else Trial(tune, held_out, rule, surface, reference)
     folder = run_dial(told, open_model(model), pairs, budget=budget, trial=trial, say=say)
     found = read_dial_folder(folder)
     for line in dial_lines(found):

@@ -29,13 +29,13 @@ def verify(
 ) -> None:
     """Check every route's gradient of this potential against central differences in float64.
 
-    Without pairs, small strained crystals of the elements it knows are used. A kind alone (painn, transformer
+    Without pairs, small strained crystals of its elements are used, silicon first. A kind alone (painn, transformer
     coordinates=fractional) needs no file: a small potential is made, its last map fitted in a moment. A saddle and a
     relaxation cut short, made on purpose, must be refused. Exit status 1 if a check fails.
 
     Example: thalweg verify base/model.safetensors pairs.extxyz
     """
-    from thalweg.evaluation.certify import certify
+    from thalweg.evaluation.certify import certify, crystal_names
     from thalweg.evaluation.refusals import certify_refusals
     from thalweg.reports.lines import refusal_lines, verdict_lines
     from thalweg.training.loading import load_settings
@@ -46,6 +46,8 @@ def verify(
         pairs, told = None, [str(pairs), *told]
     potential, starts = _given(model, pairs, told, seed)
     moving = load_settings(RelaxationSettings, None, [f"cell={cell}"]).coordinates
+    if starts is None and count > 0:
+        say(f"no pairs given: small strained crystals of {', '.join(crystal_names(potential.species, count))}")
     verdicts = certify(potential, starts, count=count, steps=steps, seed=seed, coordinates=moving)
     for line in verdict_lines(verdicts):
         say(line)

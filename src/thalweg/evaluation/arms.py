@@ -63,8 +63,8 @@ class Contest:
     """Budget, objective and relaxation; `route` and `out` are the arm's own."""
     rule: str
     """Same-basin rule."""
-    reference: Path | None
-    """Model file of the reference surface, where the rule needs one."""
+    reference: Path | str | None
+    """Model file of the reference surface, or the words that open it, where the rule needs one."""
     frames_held_out: Path | None = None
     """Labelled frames that no arm learns from, for errors of energies and forces."""
     testbed: Testbed | None = None
@@ -123,6 +123,7 @@ def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
     from thalweg.evaluation.cost import cost_record
     from thalweg.evaluation.evaluate import evaluate
     from thalweg.potentials.files import load_potential
+    from thalweg.potentials.opening import open_potential
     from thalweg.structures.extended_xyz import read_frames, read_pairs
     from thalweg.training.route_settings import route_values
 
@@ -147,7 +148,7 @@ def run_arm(contest: Contest, arm: Arm) -> dict[str, Any]:
         read_pairs(contest.held_out),
         contest.tune.relaxation.path(alpha),
         rule=contest.rule,
-        reference=None if contest.reference is None else load_potential(contest.reference),
+        reference=None if contest.reference is None else open_potential(str(contest.reference), reference=True),
     )
     route = None if arm.route is None else route_values(arm.route)
     frames = None if contest.frames_held_out is None else read_frames(contest.frames_held_out)

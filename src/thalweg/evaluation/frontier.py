@@ -26,6 +26,7 @@ from thalweg.evaluation.demo import arm_record
 from thalweg.evaluation.dial import HORIZONS, affordable, measure_dial
 from thalweg.gradients import Implicit, Split, Unrolled
 from thalweg.gradients.planning import plan_memory
+from thalweg.potentials.adapters.ase_reference import AseReference
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.files import save_potential
 from thalweg.relaxation.stability import safe_alpha
@@ -61,15 +62,22 @@ class Trial:
     """Same-basin rule."""
     reference: Potential | None = None
     """The reference surface, where the rule needs one."""
+    words: str | None = None
+    """What opens the reference again where no model file holds it, as an ASE calculator: arms are other processes."""
 
     def check(self) -> None:
         """Refuse what cannot be judged, before anything is run.
 
         Raises:
-            SettingsError: no updates, an unknown rule, or a rule that lacks its reference.
+            SettingsError: no updates, an unknown rule, a rule that lacks its reference, or a calculator without words.
         """
         if self.updates < 1:
             raise SettingsError(f"--tune is {self.updates}: allowed is 1 or more updates, e.g. 36")
+        if isinstance(self.reference, AseReference) and self.words is None:
+            raise SettingsError(
+                f"the reference {self.reference.words} is a calculator, which processes cannot share: give the words "
+                "that open it too, e.g. words='ase:ase.calculators.emt:EMT'"
+            )
         basin_rule(self.rule).check(self.reference, read_pairs(self.held_out).energy_minimum)
 
 
@@ -132,9 +140,13 @@ def _identity(settings: DialSettings, potential: Potential, pairs: Pairs, trial:
     held_out = None if trial is None else read_pairs(trial.held_out)
     data, start = digest_pairs(pairs, held_out), digest_potential(potential)
     tried = None if trial is None else [trial.updates, trial.rule]
-    surface = None if trial is None or trial.reference is None else digest_potential(trial.reference)
+    surface = None if trial is None or trial.reference is None else _surface(trial.reference, trial.words)
     account = json.dumps([settings_hash(settings), data, start, tried, surface]).encode()
     return Identity(hashlib.blake2b(account, digest_size=8).hexdigest(), data, start)
+
+
+def _surface(reference: Potential, words: str | None) -> str | None:
+    return words if isinstance(reference, AseReference) else digest_potential(reference)
 
 
 def _remove(folder: Path) -> None:
@@ -173,9 +185,11 @@ def _tuned(
     base, surface = folder / "base.safetensors", folder / "reference.safetensors"
     if not base.exists():
         save_potential(base, potential)
-    if trial.reference is not None and not surface.exists():
+    reference: Path | str | None = None if trial.reference is None else surface
+    if isinstance(trial.reference, AseReference):
+        reference = trial.words
+    elif trial.reference is not None and not surface.exists():
         save_potential(surface, trial.reference)
-    reference = None if trial.reference is None else surface
     tune = _tune_settings(settings, trial.updates)
     contest = Contest(folder, base, pairs, trial.held_out, tune, trial.rule, reference)
     arms = frontier_arms(settings.horizons, settings.relaxation.steps)

@@ -119,9 +119,8 @@ def certify_refusals(
     exact = copy.deepcopy(potential).double()
     moving = Positions() if coordinates is None else coordinates
     routes = (Implicit(), Split(horizon=1)) if routes is None else routes
-    named = None if starts is None else torch.unique(starts.numbers[starts.owner == 0]).tolist()
-    saddle, where, surface = find_saddle(exact, named)
     start = (small_crystals(exact, 1, seed) if starts is None else starts.select([0])).to(dtype=torch.float64)
+    saddle, where, surface = find_saddle(exact, torch.unique(start.numbers).tolist())
     stop = Path(Descent(alpha=1e-3), steps=2, max_steps=0, fmax=1e-11, coordinates=moving)
     stay = replace(stop, fmax=_STATIONARY, coordinates=Positions())
     cut = f"{start.ids[0]}, stopped after {stop.steps} updates"
@@ -139,8 +138,7 @@ def find_saddle(potential: Potential, species: Sequence[int] | None = None) -> t
 
     Args:
         potential: in float64.
-        species: atomic numbers the crystals are made of; by default all that it knows. A potential that knows all
-            elements begins with hydrogen and helium, whose crystals are so dense that their neighbours fill memory.
+        species: atomic numbers the crystals are made of, by `crystal_elements`; by default all that it knows.
     """
     names = ("zincblende", "rocksalt")
     frames = [frame for name in names for frame in perfect_crystals(potential, _SCALES, name, species)]

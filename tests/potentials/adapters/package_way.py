@@ -47,12 +47,13 @@ def relaxes(words: str, pairs: Path, folder: Path) -> None:
     assert done.status == 0, done.err
     found = read(folder / "relaxed.extxyz", index=":")
     assert len(found) > 0
-    assert "converged" in done.out
+    assert f"\n{len(found)} converged: " in f"\n{done.out}", done.out
 
 
 def is_certified(words: str, pairs: Path | None, steps: int = 6) -> str:
     """Require that `thalweg verify` passes; return what it said."""
     done = thalweg("verify", words, *([] if pairs is None else [pairs]), "--count", 1, "--steps", steps)
+    print(done.out)  # the figures, by pytest -rP
     assert done.status == 0, done.out + done.err
     return done.out
 

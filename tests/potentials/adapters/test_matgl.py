@@ -32,11 +32,13 @@ def small(architecture: str, **settings: Any) -> Potential:
     return build_potential("matgl", told).double()
 
 
-@pytest.mark.parametrize("architecture", list(SMALL))
-def test_saved_folder_says_what_the_package_says(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "repulsion"), [("M3GNet", "none"), ("TensorNet", "none"), ("TensorNet", "fixed")]
+)
+def test_saved_folder_says_what_the_package_says(architecture: str, repulsion: str, tmp_path: Path) -> None:
+    """With repulsion only opening is compared: the package's asks the graph for lengths that it was not given."""
     from matgl.ext.ase import Atoms2Graph
 
-    repulsion = "fixed" if architecture == "TensorNet" else "none"
     potential = small(architecture, references=True, order=["Te", "Si", "Cd"], repulsion=repulsion).float()
     assert isinstance(potential, MatGL)
     module: Any = potential.module
@@ -51,18 +53,15 @@ def test_saved_folder_says_what_the_package_says(architecture: str, tmp_path: Pa
     found = opened(x, stress=True)
     assert torch.equal(found.forces, potential(x).forces)
     assert found.stress is not None
-    for k, frame in enumerate(frames):
+    for k, frame in enumerate(frames if repulsion == "none" else []):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package's own
             graph, lattice, state = Atoms2Graph(module.model.element_types, module.model.cutoff).get_graph(frame)
-            if repulsion == "fixed":  # the package's repulsion asks the graph for lengths it was not given
-                graph.bond_dist = None
-        if repulsion == "none":
-            energy, forces, stress, _ = module(graph, lattice, torch.tensor(state))
-            close: dict[str, float] = {"rtol": 0, "atol": 2e-5}
-            torch.testing.assert_close(found.energy[k], energy.detach().reshape(()), **close)
-            torch.testing.assert_close(found.forces[x.owner == k], forces.detach(), **close)
-            torch.testing.assert_close(found.stress[k], stress.detach() / 160.21766208, **close)
+        energy, forces, stress, _ = module(graph, lattice, torch.tensor(state))
+        close: dict[str, float] = {"rtol": 0, "atol": 2e-5}
+        torch.testing.assert_close(found.energy[k], energy.detach().reshape(()), **close)
+        torch.testing.assert_close(found.forces[x.owner == k], forces.detach(), **close)
+        torch.testing.assert_close(found.stress[k], stress.detach() / 160.21766208, **close)
 
 
 def test_repulsion_is_that_of_the_package() -> None:
@@ -90,7 +89,9 @@ def test_bad_folders_and_settings_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
-    module: Any = small("TensorNet").float().module
+    """No shell of silicon is near this cutoff, where curvatures jump; the scale makes them those of a solid."""
+    module: Any = small("TensorNet", options={**SMALL["TensorNet"], "cutoff": 4.2}).float().module
+    module.data_std.fill_(1000.0)
     module.save(tmp_path / "model")
     words, pairs = f"matgl:{tmp_path / 'model'}", few_pairs(sheared(), tmp_path)
     tunes(words, pairs, tmp_path)

@@ -16,11 +16,16 @@ from tests.contracts.package_models import SMALL_OF_PACKAGES
 from tests.potentials.adapters.package_way import few_pairs, is_certified, relaxes, sheared, tunes
 
 from thalweg.errors import PotentialError
+from thalweg.gradients import Unrolled
+from thalweg.gradients.verification import verify
 from thalweg.potentials import build_potential
 from thalweg.potentials.adapters.orb import OrbConservative, OrbDirect
 from thalweg.potentials.contract import Potential
 from thalweg.potentials.opening import open_potential
+from thalweg.relaxation import Descent
+from thalweg.relaxation import Path as RelaxationPath
 from thalweg.structures.batch import Structures
+from thalweg.structures.extended_xyz import read_pairs
 
 pytest.importorskip("orb_models", reason="pip install 'thalweg[orb]'", exc_type=ImportError)
 
@@ -109,10 +114,21 @@ def test_bad_files_and_settings_are_one_line(tmp_path: Path) -> None:
         build_potential("orb", {"options": {"width": 3}})
 
 
-@pytest.mark.parametrize("kind", ["orb", "orb-direct"])
-def test_the_whole_way_of_a_user(tmp_path: Path, kind: str) -> None:
-    torch.save(small(kind).float().module.state_dict(), tmp_path / "weights.ckpt")  # type: ignore[attr-defined]
+def test_the_whole_way_of_a_user(tmp_path: Path) -> None:
+    torch.save(small().float().module.state_dict(), tmp_path / "weights.ckpt")  # type: ignore[attr-defined]
     words, pairs = f"orb:{tmp_path / 'weights.ckpt'}", few_pairs(sheared(), tmp_path)
     tunes(words, pairs, tmp_path)
     relaxes(words, pairs, tmp_path)
     is_certified(words, pairs)
+
+
+def test_the_way_of_a_direct_model(tmp_path: Path) -> None:
+    """Random direct forces have no minimum, so of the routes only those that need none are verified."""
+    torch.save(small("orb-direct").float().module.state_dict(), tmp_path / "weights.ckpt")  # type: ignore[attr-defined]
+    words, pairs = f"orb:{tmp_path / 'weights.ckpt'}", few_pairs(sheared(), tmp_path)
+    tunes(words, pairs, tmp_path)
+    relaxes(words, pairs, tmp_path)
+    starts, path = read_pairs(pairs).starts.select([0]), RelaxationPath(Descent(alpha=0.03), steps=6)
+    verdicts = verify(open_potential(words), starts, path, [Unrolled(), Unrolled(horizon=3)], directions=1)
+    assert [v.passed for v in verdicts] == [True, True]
+    print([v.worst for v in verdicts])

@@ -34,7 +34,10 @@ from thalweg.structures.batch import Structures
 
 SMALL: dict[str, dict[str, Any]] = {
     "mace": SMALL_OF_PACKAGES["mace"],
-    "nequip": {"order": [52, 14, 48], **SMALL_OF_PACKAGES["nequip"]},
+    "nequip": {
+        "order": [52, 14, 48],
+        "config": {**SMALL_OF_PACKAGES["nequip"]["config"], "per_type_energy_scales": 20.0},  # stiff as a solid
+    },
     "sevennet": {"order": [52, 14, 48], **SMALL_OF_PACKAGES["sevennet"]},
 }
 """Small models of silicon, cadmium and tellurium; the order of types differs from ours where a package has one."""

@@ -26,8 +26,8 @@ from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
 
 REFERENCE_ONLY = (
-    "an ASE calculator has no parameters and no graph, so it is a reference only (--reference of thalweg evaluate, map "
-    "and data label); train a model file or a torch module"
+    "an ASE calculator has no parameters and no graph, so it is a reference only (--reference of thalweg evaluate, "
+    "map, dial and data label); train a model file or a torch module"
 )
 """Why a calculator is refused elsewhere."""
 

@@ -3,12 +3,11 @@
 fairchem's head takes forces from positions that the backbone marks itself, with a graph in training mode only, and its
 prediction unit detaches. Here the backbone is built without forces of its own and given our edges, on differentiable
 positions and cell; the energy block of the head, the normaliser and the element references of the energy task follow.
-All structures are evaluated at once. Charge and spin are zero, the data set is one name for all.
+All structures are evaluated at once. Charge, spin and data set are the same for all.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -17,9 +16,10 @@ from jaxtyping import Float
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from thalweg.errors import PotentialError, nearest_known
+from thalweg.errors import PotentialError
 from thalweg.potentials.adapters.apart import imported
-from thalweg.potentials.adapters.code import one_line, read_pickled
+from thalweg.potentials.adapters.code import read_pickled
+from thalweg.potentials.adapters.fairchem_checkpoint import ELEMENTS, read_checkpoint
 from thalweg.potentials.adapters.packages import OptionSettings, PackageEnergy, PackageModel
 from thalweg.structures.batch import Structures
 from thalweg.structures.neighbours import Edges
@@ -34,16 +34,21 @@ _OURS: dict[str, Any] = {
     "execution_mode": "general",
 }
 """Arguments of the backbone that the adapter sets: edges from us, forces by us, plain operations."""
-_ELEMENTS = 100
+_MOLECULES = "omol"
+"""The data set whose structures have a spin multiplicity, 1 unless told; others have none, 0."""
 
 
 class FairchemSettings(OptionSettings):
     """The values from which eSEN is built; `options` are the arguments of `eSCNMDBackbone`."""
 
-    species: Annotated[tuple[int, ...], Strict(False)] = Field(default=tuple(range(1, _ELEMENTS)), min_length=1)
+    species: Annotated[tuple[int, ...], Strict(False)] = Field(default=tuple(range(1, ELEMENTS)), min_length=1)
     """Atomic numbers; fewer where others shall be refused."""
     dataset: str | None = None
-    """Name of the data set whose level of theory is asked for, where the model has several."""
+    """Name of the data set whose level of theory is asked for, where the model has an embedding of them."""
+    charge: int = Field(default=0, ge=-100, le=100)
+    """Total charge of every structure, e."""
+    spin: int = Field(default=0, ge=0, le=100)
+    """Spin multiplicity of every structure; 0 where the model knows none."""
 
 
 class _Energy(nn.Module):
@@ -54,7 +59,20 @@ class _Energy(nn.Module):
         self.backbone, self.energy_block = backbone, energy_block
         self.register_buffer("rmsd", torch.ones(()))
         self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("references", torch.zeros(_ELEMENTS))
+        self.register_buffer("references", torch.zeros(ELEMENTS))
+
+
+class _DataSets(nn.Module):
+    """The embedding of data sets; fairchem's own looks for its device among parameters that may be none."""
+
+    def __init__(self, theirs: Any) -> None:
+        super().__init__()
+        self.dataset_emb_dict: nn.ModuleDict = theirs.dataset_emb_dict
+        self._shared: dict[str, str] = dict(theirs.dataset_mapping)
+
+    def forward(self, names: list[str]) -> Tensor:
+        """Return a row for each name."""
+        return torch.cat([cast(Tensor, self.dataset_emb_dict[self._shared[name]].weight) for name in names])
 
 
 class _Data(dict[str, Any]):
@@ -70,13 +88,13 @@ class Fairchem(PackageEnergy):
 
     kind: ClassVar[str] = "fairchem"
     extra: ClassVar[str] = "fairchem"
-    options: ClassVar[tuple[str, ...]] = ("dataset",)
+    options: ClassVar[tuple[str, ...]] = ("dataset", "charge", "spin")
     file: ClassVar[str] = "a checkpoint for inference of eSEN"
     model: ClassVar[type[FairchemSettings]] = FairchemSettings
 
     def build(self, settings: FairchemSettings) -> tuple[nn.Module, float]:
         """Return backbone and energy block of an eSEN."""
-        if settings.species[-1] >= _ELEMENTS:
+        if settings.species[-1] >= ELEMENTS:
             raise PotentialError(
                 f"{self.kind} setting 'species' has {settings.species[-1]}: eSEN knows the elements 1 to 99"
             )
@@ -86,36 +104,42 @@ class Fairchem(PackageEnergy):
         found = imported("fairchem.core.models.uma.escn_md", self.extra)
         options: dict[str, Any] = {**settings.options, **_OURS}
         backbone = found.eSCNMDBackbone(**options)
-        self._dataset = settings.dataset
+        if backbone.use_dataset_embedding:
+            known = sorted(backbone.dataset_mapping)
+            if settings.dataset not in known:
+                raise PotentialError(f"{self.kind} setting 'dataset' is {settings.dataset!r}: allowed are {known}")
+            backbone.dataset_embedding = _DataSets(backbone.dataset_embedding)
+        self._dataset, self._charge, self._spin = settings.dataset, settings.charge, settings.spin
+        self._most = int(backbone.max_neighbors)
         return _Energy(backbone, found.MLP_EFS_Head(backbone).energy_block), float(backbone.cutoff)
 
     @classmethod
     def read(cls, path: Path, options: dict[str, Any]) -> PackageModel:
-        """Return the potential of a checkpoint; `dataset` among the options chooses one of several energy tasks."""
+        """Return the potential of a checkpoint.
+
+        Options are `dataset`, which chooses one of several energy tasks, `charge` and `spin` of every structure.
+        """
         imported("fairchem.core", cls.extra)
-        found = read_pickled(path)
-        config = dict(getattr(found, "model_config", {}).get("backbone", {}))
-        name = str(config.pop("model", config.pop("_target_", type(found).__name__))).rpartition(".")[2]
-        if name not in ("eSCNMDBackbone", "escnmd_backbone"):
-            raise PotentialError(f"{path}: holds {name!r}: adapted is eSEN (eSCNMDBackbone), not mixtures of experts")
-        task = _energy_task(found, options.get("dataset"), path)
-        arguments = {key: value for key, value in config.items() if key not in _OURS and key != "_target_"}
-        potential = cls.from_settings({"options": arguments, **options})
-        potential.take(_tensors(found, task, potential.module, path), str(path))
+        found = read_checkpoint(read_pickled(path), path, cls.extra, options.get("dataset"))
+        told: dict[str, Any] = {"spin": 1 if found.dataset == _MOLECULES else 0, **options, "dataset": found.dataset}
+        arguments = {key: value for key, value in found.options.items() if key not in _OURS}
+        potential = cls.from_settings({"options": arguments, **told})
+        potential.take(found.tensors, str(path))
         return potential
 
     def model_energy(self, structures: Structures, edges: Edges) -> Float[Tensor, " structures"]:
         """Return what eSEN says, references included; see `PackageEnergy.model_energy`."""
         module = cast(Any, self.module)
-        zero = structures.owner.new_zeros(len(structures))
+        self._check_neighbours(edges, len(structures.positions))
+        same = structures.owner.new_ones(len(structures))
         data = _Data(
             pos=structures.positions,
             cell=structures.cell,
             atomic_numbers=structures.numbers,
             natoms=structures.counts,
             batch=structures.owner,
-            charge=zero,
-            spin=zero,
+            charge=self._charge * same,
+            spin=self._spin * same,
             dataset=[self._dataset] * len(structures),
             edge_index=torch.stack([edges.neighbour, edges.centre]),
             cell_offsets=edges.shift,
@@ -129,36 +153,11 @@ class Fairchem(PackageEnergy):
         shift = module.references.index_select(0, structures.numbers)
         return module.rmsd * structures.total(each) + module.mean + structures.total(shift)
 
-
-def _energy_task(found: Any, dataset: str | None, path: Path) -> Any:
-    """Return the energy task of a checkpoint, of one data set where there are several."""
-    hydra = imported("hydra.utils", Fairchem.extra)
-    try:
-        tasks = [hydra.instantiate(config) for config in found.tasks_config]
-    except Exception as error:  # what a file names may fail in any way
-        raise PotentialError(f"{path}: its tasks cannot be built ({one_line(error)}): check the version") from error
-    energies = [t for t in tasks if t.property == "energy" and (dataset is None or dataset in t.datasets)]
-    if len(energies) != 1:
-        known = sorted({name for t in tasks if t.property == "energy" for name in t.datasets})
-        told = nearest_known(dataset, known) if dataset else f"it has {', '.join(known) or 'none'}"
-        raise PotentialError(f"{path}: write ?dataset=NAME to choose its energy task; {told}")
-    return energies[0]
-
-
-def _tensors(found: Any, task: Any, module: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a checkpoint under the names of our module, with scale and shifts of a task."""
-    state = {name.removeprefix("module."): t for name, t in (found.ema_state_dict or found.model_state_dict).items()}
-    result = {name: t for name, t in state.items() if name.startswith("backbone.")}
-    heads = {m.group(1) for m in map(re.compile(r"output_heads\.(.+?)\.energy_block\.").match, state) if m}
-    if len(heads) != 1:
-        raise PotentialError(f"{path}: has {len(heads)} heads with energies: adapted are models with one")
-    beginning = f"output_heads.{heads.pop()}."
-    result |= {n.removeprefix(beginning): t for n, t in state.items() if n.startswith(f"{beginning}energy_block.")}
-    dtype = next(iter(result.values())).dtype
-    ours = module.state_dict()
-    result["rmsd"], result["mean"] = task.normalizer.rmsd.reshape(()), task.normalizer.mean.reshape(())
-    result["references"] = ours["references"].clone()
-    if task.element_references is not None:
-        given = task.element_references.element_references.reshape(-1)[:_ELEMENTS]
-        result["references"][: len(given)] = given
-    return {n: t.to(dtype) if n in ("rmsd", "mean", "references") else t for n, t in result.items()}
+    def _check_neighbours(self, edges: Edges, atoms: int) -> None:
+        """Refuse more neighbours than the package would let the model see."""
+        found = int(torch.bincount(edges.centre, minlength=atoms).max()) if len(edges.centre) else 0
+        if found > self._most:
+            raise PotentialError(
+                f"an atom has {found} neighbours within {self.cutoff:g} Å, but this {self.kind} model sees the nearest "
+                f"{self._most} (max_neighbors) and its forces jump where two change places: give sparser structures"
+            )
