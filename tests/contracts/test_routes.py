@@ -15,6 +15,7 @@ from ase.build import bulk
 from tests.gradients.surfaces import Morse, Twisted
 from tests.potentials.pinned import fitted, sites
 
+from thalweg.evaluation.certify import small_crystals
 from thalweg.evaluation.specimens import make_specimen
 from thalweg.gradients import ROUTES, AdjointSettings, Implicit, Phantom, Split, Unrolled
 from thalweg.gradients.guidance import guide
@@ -169,6 +170,8 @@ class Broken(Split):
             x = structures.positions
             if self.fault == "wrong sign":
                 return structures.with_positions(2 * x.detach() - x)
+            if self.fault == "too long":
+                return structures.with_positions(x.detach() + (1 + 1e-5) * (x - x.detach()))
             kept = torch.arange(len(x)) > 0  # the first atom's share is lost
             return structures.with_positions(torch.where(kept[:, None], x, x.detach()))
 
@@ -182,6 +185,18 @@ def test_the_checker_rejects_a_broken_route(fault: str):
     by_point = {v.point: v for v in verdicts}
     assert not by_point["guided"].passed
     assert by_point["equilibrium"].passed == (fault == "detached step")
+
+
+def test_a_soft_surface_is_certified_and_a_gradient_too_long_by_a_hundred_thousandth_is_not():
+    entry = {"elements": ["Si", "Si", "Si"], "epsilon": 2.1683e-3, "sigma": 2.0951, "a": 1.8, "lambda_": 21.0}
+    entry |= {"gamma": 1.2, "cos_theta0": -1 / 3, "A": 7.05, "B": 0.602, "p": 4, "q": 0}
+    soft = StillingerWeber.from_settings({"entries": [entry]})
+    starts, path = small_crystals(soft, 1, 0), Path(Descent(alpha=0.03), steps=6)
+    right, long = (Implicit(), Broken(horizon=2, fault="too long"))
+    assert all(v.passed for v in verify(soft, starts, path, [right]))
+    at = {v.point: v for v in verify(soft, starts, path, [long], directions=1)}
+    assert not at["equilibrium"].passed
+    assert at["equilibrium"].worst == pytest.approx(1e-5, rel=0.1)
 
 
 def test_an_adjoint_solved_loosely_is_rejected():
