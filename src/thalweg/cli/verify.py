@@ -46,9 +46,9 @@ def verify(
         pairs, told = None, [str(pairs), *told]
     potential, starts = _given(model, pairs, told, seed)
     moving = load_settings(RelaxationSettings, None, [f"cell={cell}"]).coordinates
-    if starts is None and count > 0:
-        say(f"no pairs given: small strained crystals of {', '.join(crystal_names(potential.species, count))}")
     verdicts = certify(potential, starts, count=count, steps=steps, seed=seed, coordinates=moving)
+    if starts is None:
+        say(f"no pairs given: small strained crystals of {', '.join(crystal_names(potential.species, count))}")
     for line in verdict_lines(verdicts):
         say(line)
     refusals = certify_refusals(potential, starts, seed=seed, coordinates=moving)
