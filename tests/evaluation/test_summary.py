@@ -82,6 +82,14 @@ def test_with_data_drawn_anew_structures_of_all_seeds_are_counted(tmp_path: Path
     assert found["anew"]
     assert split["basins_interval"] == pytest.approx(wilson_interval(90, 120))
     assert len(split["dq"]) == 120
+    assert (split["basins_total"], split["held_out"]) == (120, 40)
+    for arm, right in RIGHT.items():  # a draw that gave one minimum less
+        put(tmp_path, frozen, arm, 2, evaluation=record(frozen.hash, 2, arm, first(right[2], 39))["evaluation"])
+    fewer = results(tmp_path)["arms"][1]
+    assert (fewer["basins_right"], fewer["basins_total"]) == (90, 119)
+    assert fewer["basins_interval"] == pytest.approx(wilson_interval(90, 119))
+    put_all(tmp_path, frozen)
+    results(tmp_path)
     assert any("structures of its own" in note for note in notes(read_study(tmp_path)))
 
 

@@ -149,20 +149,19 @@ def _arm(
     if not records:
         return told
     evaluations = [record["evaluation"] for record in records.values()]
-    right, total = [e["basins_right"] for e in evaluations], evaluations[0]["basins_total"]
+    right, totals = ([e[key] for e in evaluations] for key in ("basins_right", "basins_total"))
+    total = totals[0]  # of all seeds, but where each draws its own and a draw gives fewer minima than were asked for
     over_seeds = mean_over_seeds([float(count) for count in right])
     training = [record["training"] for record in records.values() if record["training"] is not None]
     told |= {
         "basins_right": sum(right),
-        "basins_total": total * len(records),
+        "basins_total": sum(totals),
         "basins_right_mean": over_seeds.mean,
         "basins_right_se": over_seeds.standard_error,
         "basins_right_by_seed": {str(seed): count for seed, count in zip(records, right, strict=True)},
         "held_out": total,
         "basins_interval": list(
-            wilson_interval(sum(right), total * len(right))
-            if protocol.data.anew
-            else wilson_interval(over_seeds.mean, total)
+            wilson_interval(sum(right), sum(totals)) if protocol.data.anew else wilson_interval(over_seeds.mean, total)
         ),
         "basins_by_threshold": _added([e["basins_by_threshold"] for e in evaluations]),
         "outcomes": _added([e["outcomes"] for e in evaluations]),
