@@ -245,7 +245,7 @@ class _Slopes(torch.autograd.Function):
         moved = Inputs(y, r, u, w, inputs.neighbour)
         to_sent = torch.zeros_like(sent)
         totals = _Totals(inputs, _wanted(ctx)[1:5])
-        fixed = tangents[3] is None
+        task = _Second(inputs, moved, sent, to_sent, totals, fixed=tangents[3] is None)
         for part, other in zip(
             _parts(inputs.features, inputs.filters, ctx.couplings),
             _parts(moved.features, moved.filters, ctx.couplings),
@@ -253,22 +253,24 @@ class _Slopes(torch.autograd.Function):
         ):
             totals.begin(part)
             for block in _blocks(inputs.neighbour, part):
-                _second(inputs, moved, part, other, block, sent, to_sent, totals, fixed)
+                _second(task, part, other, block)
         return None, None, to_sent, *totals.found(), None
 
 
-def _second(
-    inputs: Inputs,
-    moved: Inputs,
-    part: _Part,
-    other: _Part,
-    block: _Block,
-    sent: Tensor,
-    to_sent: Tensor,
-    totals: _Totals,
-    fixed: bool,
-) -> None:
-    """Add the gradients of ⟨slopes, tangents⟩ of one block; `fixed` are filters without a tangent."""
+class _Second(NamedTuple):
+    """What the blocks of one second derivative share; `to_sent` and `totals` are added to."""
+
+    inputs: Inputs
+    moved: Inputs  # tangents
+    sent: Tensor
+    to_sent: Tensor
+    totals: _Totals
+    fixed: bool  # filters have no tangent
+
+
+def _second(task: _Second, part: _Part, other: _Part, block: _Block) -> None:
+    """Add the gradients of ⟨slopes, tangents⟩ of one block; `other` is the part of the tangents."""
+    inputs, moved, sent, to_sent, totals, fixed = task
     desk = _Desk(inputs.radial)
     a = sent[block.atoms, part.components]
     t, w, s = _formed(inputs, part, block, desk)
